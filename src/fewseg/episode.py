@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 NEGATIVE, POSITIVE, UNKNOWN = 0, 1, 255  # annotation maps
 VOID = 255  # query masks and label images
 NO_CLICK = -1  # label of a padding row in (B, N, 3) clicks
+
+_Record = TypeVar("_Record", "Instances", "EpisodeBatch")
 
 Task = Literal["semantic", "interactive", "video", "interactive_video", "instance"]
 
@@ -204,8 +206,8 @@ class EpisodeBatch:
         return _each_tensor(self, lambda t: t.pin_memory())
 
 
-def _each_tensor(record: Any, change: Any) -> Any:
-    """A copy of a frozen dataclass with ``change`` applied to whatever in it knows ``pin_memory`` (tensors, Features)."""
+def _each_tensor(record: _Record, change: Callable[[Tensor], Tensor]) -> _Record:
+    """A copy of a frozen dataclass with ``change`` applied to every tensor in it."""
 
     def visit(value: Any) -> Any:
         if isinstance(value, Features):

@@ -16,8 +16,8 @@ from fewseg.episode import VOID, EpisodeBatch, Features
 class SegmentorNetwork(nn.Module):
     """A few-shot segmentor: plain torch, no episode state on the module, ever.
 
-    A subclass sets ``encoder`` and writes ``guide`` and ``segment``. Class attributes tell shared tests and tools what a
-    method can do; nothing asks for its name.
+    A subclass sets ``encoder`` and writes ``guide`` and ``segment``. Class attributes tell shared tests and tools what
+    a method can do; nothing asks for its name.
     """
 
     output: ClassVar[str] = "masks"  # "masks" or "instances"

@@ -42,7 +42,7 @@ class FewShotDataset(abc.ABC):
 
     @abc.abstractmethod
     def ids(self, split: str) -> tuple[str, ...]:
-        """The image ids of a split (``"train"``, ``"val"``, or another that the data set lists), in the list's order."""
+        """Image ids of a split (``"train"``, ``"val"`` or another that the data set lists), in the list's order."""
 
     @abc.abstractmethod
     def image(self, image_id: str) -> Image:
@@ -54,7 +54,7 @@ class FewShotDataset(abc.ABC):
 
     @abc.abstractmethod
     def objects(self, image_id: str) -> LabelMap:
-        """(H, W) uint8 instance numbers from 1, 0 background, 255 void; an error with the remedy where there are none."""
+        """(H, W) uint8 instance numbers from 1, 0 background, 255 void; an error where there are none."""
 
     @abc.abstractmethod
     def index(self) -> Index:

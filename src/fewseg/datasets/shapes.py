@@ -25,7 +25,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Scene(NamedTuple):
-    """One generated image: ``image`` (H, W, 3) uint8 RGB, ``classes`` and ``objects`` (H, W) uint8 in VOC's encoding."""
+    """One generated image (H, W, 3) uint8 RGB with its ``classes`` and ``objects`` (H, W) uint8 in VOC's encoding."""
 
     image: npt.NDArray[np.uint8]
     classes: npt.NDArray[np.uint8]
