@@ -1,3 +1,29 @@
-"""fewseg: few-shot segmentation methods under one trainer and one exact protocol."""
+"""fewseg: few-shot segmentation methods under one trainer and one exact protocol.
+
+``import fewseg`` is quick: the functions below load torch and the models when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fewseg.models.create import create_model, list_models, load_model
+    from fewseg.session import segment_image
 
 __version__ = "0.1.0"
+__all__ = ["create_model", "list_models", "load_model", "segment_image"]
+
+_HOMES = {
+    "create_model": "fewseg.models.create",
+    "list_models": "fewseg.models.create",
+    "load_model": "fewseg.models.create",
+    "segment_image": "fewseg.session",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fewseg' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

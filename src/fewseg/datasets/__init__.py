@@ -1,1 +1,8 @@
-"""datasets"""
+"""Data sets: folders of images and masks behind one interface, ``FewShotDataset``. No torch in here."""
+
+from fewseg.datasets.base import FewShotDataset
+from fewseg.datasets.pascal import Pascal5i, Voc400
+from fewseg.datasets.shapes import Shapes5i
+from fewseg.datasets.voc import VocDataset
+
+__all__ = ["FewShotDataset", "Pascal5i", "Shapes5i", "Voc400", "VocDataset"]

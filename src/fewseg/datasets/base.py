@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from fewseg.errors import FewsegError
 
 Image = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 LabelMap = npt.NDArray[np.uint8]  # (H, W): 0 background, class ids from 1, 255 void
@@ -18,7 +21,7 @@ class Index(NamedTuple):
 
     Args:
         areas: image id -> class id -> pixels, background and void left out.
-        fingerprint: SHA-256 over the ids and the label values of every image.
+        fingerprint: SHA-256 over the lists of the splits and the label values of every image; names the data's content.
     """
 
     areas: dict[str, dict[int, int]]
@@ -32,12 +35,14 @@ class FewShotDataset(abc.ABC):
         name: short name for tables and ids, e.g. ``"shapes5i"``.
         class_names: ``class_names[i]`` is the class with id ``i + 1``.
         n_folds: fold ``f`` holds out one contiguous block of the classes.
+        splits: the lists of images that ``index`` covers.
         root: the data set's own tree.
     """
 
     name: str
     class_names: tuple[str, ...]
     n_folds: int = 4
+    splits: tuple[str, ...] = ("train", "val")
     root: Path
 
     @abc.abstractmethod
@@ -59,6 +64,35 @@ class FewShotDataset(abc.ABC):
     @abc.abstractmethod
     def index(self) -> Index:
         """Areas and fingerprint of all images of all splits, scanned once and cached."""
+
+    def pair(self, image_id: str) -> tuple[Image, LabelMap]:
+        """An image (H, W, 3) and its label map (H, W).
+
+        Raises:
+            FewsegError: their sizes differ.
+        """
+        image, label = self.image(image_id), self.label(image_id)
+        if image.shape[:2] != label.shape:
+            raise FewsegError(
+                f"{self.name} {image_id}",
+                f"a mask of {label.shape[0]} x {label.shape[1]} pixels",
+                f"the image's {image.shape[0]} x {image.shape[1]} (height x width)",
+                "image and mask are not a pair: restore both from the original data",
+            )
+        return image, label
+
+    def check_classes(self, split: str, classes: Iterable[int]) -> None:
+        """Raises a FewsegError unless every class has an image in the split."""
+        areas = self.index().areas
+        found = {c for image_id in self.ids(split) for c in areas[image_id]}
+        empty = [self.class_names[c - 1] for c in classes if c not in found]
+        if empty:
+            raise FewsegError(
+                f"{self.name} split {split!r}",
+                f"no image of {', '.join(empty)}",
+                "at least one image of every class asked for",
+                "choose another fold or split, or complete the data",
+            )
 
     def novel_classes(self, fold: int) -> tuple[int, ...]:
         """Class ids that fold ``fold`` holds out."""

@@ -10,16 +10,34 @@ the same on every platform; JPEG decoders may differ by two grey levels.
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
+
+from fewseg.datasets.paths import cache_dir, write_atomic
+from fewseg.datasets.voc import LISTS, VocDataset, write_label
+from fewseg.errors import FewsegError
 
 SHAPES = ("disc", "square", "triangle", "star", "cross")
 TEXTURES = ("plain", "striped", "checked", "dotted")
 CLASS_NAMES = tuple(f"{TEXTURES[(s + f) % 4]} {SHAPES[s]}" for f in range(4) for s in range(5))
 SIZES = ((96, 96), (96, 72), (72, 96))  # (height, width), drawn with weights 2 : 1 : 1
 UNIT = 16  # sub-pixel units of the integer geometry
+VERSION = 1  # of the scenes; a change of what is drawn raises it
+MARKER = "shapes5i.json"  # says which scenes a tree holds; written before the tree gets its name
+SECOND_PROCESS_FROM = 400  # scenes; fewer are drawn before a second interpreter has started
+FOLDERS = ("JPEGImages", "SegmentationClass", "SegmentationObject")
 
 Mask = npt.NDArray[np.bool_]
 
@@ -100,11 +118,11 @@ def _background(rng: np.random.RandomState, height: int, width: int) -> npt.NDAr
 def render_scene(seed: int) -> Scene:
     """Draws scene number ``seed``: two to four objects of random classes on clutter, later ones over earlier ones.
 
-    Every object keeps at least half of its pixels and 60 pixels visible.
+    There are at least two classes, and every object keeps at least half of its pixels and 60 pixels visible.
 
     >>> scene = render_scene(0)
-    >>> scene.image.shape == (*scene.classes.shape, 3) and scene.classes.max() <= 20
-    True
+    >>> scene.image.shape, scene.classes.shape, int(scene.objects.max())
+    ((96, 72, 3), (96, 72), 4)
     """
     rng = np.random.RandomState(seed)
     height, width = SIZES[rng.choice(3, p=(0.5, 0.25, 0.25))]
@@ -116,6 +134,8 @@ def render_scene(seed: int) -> Scene:
         if len(full_area) == wanted:
             break
         class_id = int(rng.randint(20))
+        if len(full_area) == 1 and class_id + 1 in classes:
+            continue  # the second object is the distractor that every scene promises
         fold, shape = divmod(class_id, 5)
         radius, angle, aspect = rng.uniform(13, 25), rng.uniform(0, 2 * np.pi), rng.uniform(0.75, 1.33)
         centre = rng.uniform(radius * 0.7, (width - radius * 0.7, height - radius * 0.7))
@@ -137,3 +157,136 @@ def render_scene(seed: int) -> Scene:
         full_area[number] = int(mask.sum())
     noise = rng.normal(0, 5, canvas.shape)
     return Scene(np.clip(canvas + noise, 0, 255).astype(np.uint8), classes, objects)
+
+
+class Shapes5i(VocDataset):
+    """The generated data set, written once in the layout of PASCAL VOC and read from there.
+
+    Args:
+        root: folder to write to and read from; without it a folder in ``$FEWSEG_CACHE``, else ``~/.cache/fewseg``.
+        n_train: training scenes.
+        n_val: validation scenes; no scene is in both.
+        seed: scene i of the data set is ``render_scene(seed * 1000003 + i)``, the training scenes first.
+    """
+
+    name = "shapes5i"
+    class_names = CLASS_NAMES
+
+    def __init__(self, root: str | None = None, n_train: int = 4000, n_val: int = 1000, seed: int = 0) -> None:
+        if min(n_train, n_val) < 1:
+            raise FewsegError("--data.dataset.n_train, n_val", f"{n_train}, {n_val}", "at least 1 each", "raise them")
+        if not 0 <= seed < 4000:  # scene seeds have 32 bits
+            raise FewsegError("--data.dataset.seed", seed, "0 to 3999", "choose another seed")
+        tree = default_tree(n_train, n_val, seed) if root is None else Path(root).expanduser()
+        _generate(tree, {"n_train": n_train, "n_val": n_val, "seed": seed, "version": VERSION})
+        super().__init__(str(tree))
+
+
+def default_tree(n_train: int = 4000, n_val: int = 1000, seed: int = 0) -> Path:
+    """Where ``Shapes5i`` writes when it is given no root.
+
+    >>> default_tree().name
+    'shapes5i-4000-1000-0-v1'
+    """
+    return cache_dir() / f"shapes5i-{n_train}-{n_val}-{seed}-v{VERSION}"
+
+
+def read_marker(tree: Path) -> dict[str, int] | None:
+    """The arguments of the scenes that a tree holds; None where it holds none."""
+    try:
+        found = json.loads((tree / MARKER).read_text())
+        return {key: int(found[key]) for key in ("n_train", "n_val", "seed", "version")}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise FewsegError(
+            tree / MARKER, "a broken file", "what Shapes5i wrote", f"delete {tree}, it is made again"
+        ) from None
+
+
+def _generate(tree: Path, wanted: dict[str, int]) -> None:
+    """Makes ``tree`` hold the wanted scenes: nothing to do if it does, an error if it holds something else.
+
+    The tree is written beside its place and renamed, so that it is whole or absent, whoever else generates it too.
+    """
+    if _holds(tree, wanted):
+        return
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=tree.parent, prefix=f".{tree.name}."))
+    try:
+        _write_tree(temporary, wanted)
+        temporary.chmod(0o755)  # mkdtemp makes it private; data is shared
+        try:
+            temporary.replace(tree)
+        except OSError:  # another process was first
+            if not _holds(tree, wanted):
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _holds(tree: Path, wanted: dict[str, int]) -> bool:
+    found = read_marker(tree)
+    if found is None and (not tree.exists() or (tree.is_dir() and not any(tree.iterdir()))):
+        return False
+    if found != wanted:
+        raise FewsegError(
+            "--data.dataset.root",
+            f"{tree}, which holds {found or 'other files'}",
+            f"an empty or new folder, or scenes of {wanted}",
+            "name another folder, or ask for the scenes that are there",
+        )
+    return True
+
+
+def _write_tree(tree: Path, wanted: dict[str, int]) -> None:
+    n_train, total = wanted["n_train"], wanted["n_train"] + wanted["n_val"]
+    first = wanted["seed"] * 1_000_003
+    for folder in FOLDERS:
+        (tree / folder).mkdir()
+    # a second interpreter draws every other scene; unlike a multiprocessing worker it does not import the caller's
+    # main module, which may have no guard, come from a notebook, or cost a torch import
+    n_processes = 2 if total > SECOND_PROCESS_FROM and (os.cpu_count() or 1) > 1 else 1
+    child = None
+    if n_processes == 2:
+        code = f"from fewseg.datasets.shapes import write_scenes; write_scenes({str(tree)!r}, {first}, 1, {total}, 2)"
+        path = os.pathsep.join(p for p in sys.path if p)
+        child = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path})
+    try:
+        with tqdm(total=total, desc="drawing Shapes-5i", unit="scene", delay=1, mininterval=1) as bar:
+            write_scenes(str(tree), first, 0, total, n_processes, bar.update)
+        if child is not None and child.wait() != 0:
+            write_scenes(str(tree), first, 1, total, 2)  # no second process to be had here
+    finally:
+        if child is not None:
+            child.kill()
+            child.wait()
+    names = [f"{i:06d}\n" for i in range(total)]
+    write_atomic(tree / LISTS / "train.txt", "".join(names[:n_train]))
+    write_atomic(tree / LISTS / "val.txt", "".join(names[n_train:]))
+    write_atomic(tree / MARKER, json.dumps(wanted))
+
+
+def write_scenes(
+    tree: str, first: int, start: int, total: int, step: int, advance: Callable[[int], object] | None = None
+) -> None:  # plain arguments: a second interpreter calls it
+    """Writes scenes ``start, start + step, ...`` below ``total`` into the folders of a VOC tree.
+
+    Args:
+        tree: the tree; its folders exist.
+        first: seed of scene 0.
+        start: first scene to write.
+        total: scenes of the data set.
+        step: how many processes share the scenes.
+        advance: told how many scenes are done after each one, counting those of the others, who keep pace.
+    """
+    folders = [Path(tree) / folder for folder in FOLDERS]
+    for i in range(start, total, step):
+        scene = render_scene(first + i)
+        done, jpeg = cv2.imencode(".jpg", cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])
+        assert done  # an in-memory encoding of a fixed size has nothing to fail on
+        (folders[0] / f"{i:06d}.jpg").write_bytes(jpeg.tobytes())
+        write_label(folders[1] / f"{i:06d}.png", scene.classes)
+        write_label(folders[2] / f"{i:06d}.png", scene.objects)
+        if advance is not None:
+            advance(min(step, total - i))

@@ -1,1 +1,1 @@
-"""modules"""
+"""Building blocks of networks; import them from their own files."""

@@ -1,0 +1,58 @@
+# `make help` lists the targets. Each of them creates .venv and installs the project first, if that is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+export OMP_NUM_THREADS ?= 2
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install benchmark benchmark-voc400 test check lint types format report docs bench-data bench-train clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("fewseg needs Python >= 3.11, this is " + sys.version.split()[0] + ": make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+install: $(INSTALLED)  ## create .venv and install the project (about two minutes)
+
+benchmark: $(INSTALLED)  ## compare the methods on the generated data set: report in runs/shapes
+	$(BIN)/fewseg benchmark experiments/benchmarks/shapes.yaml --out runs/shapes
+
+benchmark-voc400: $(INSTALLED)  ## the same on real images (needs FEWSEG_DATA): report in runs/voc400
+	$(BIN)/fewseg benchmark experiments/benchmarks/voc400.yaml --out runs/voc400
+
+test: $(INSTALLED)  ## run the tests
+	$(BIN)/python -m pytest
+
+check: lint types  ## lint and types
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+report: $(INSTALLED)  ## rebuild the report of the last benchmark from what is on disk
+	$(BIN)/fewseg report runs/shapes
+
+docs: $(INSTALLED)  ## check that the documentation's links and examples hold
+	$(BIN)/python -m pytest tests/test_docs.py
+
+bench-data: $(INSTALLED)  ## episode throughput against plain decoding (needs FEWSEG_DATA)
+	$(BIN)/python experiments/bench_data.py
+
+bench-train: $(INSTALLED)  ## training step against the bare encoder and a batch-1 loop
+	$(BIN)/python experiments/bench_train.py
+
+clean:  ## remove build products and runs, not .venv
+	rm -rf runs build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

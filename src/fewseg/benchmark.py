@@ -1,0 +1,525 @@
+"""A grid of methods, folds, shots and points: planned without torch, trained once where it can be, resumed after a kill.
+
+A *training* is one fit; a *run* is one evaluation of it. K, P and the evaluation part of the protocol belong to the run,
+so one training serves every run that differs only in them. ``metrics.json`` is written last: what has one is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import itertools
+import multiprocessing
+import os
+import platform
+import queue
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+from tqdm import tqdm
+
+import fewseg
+from fewseg import datasets, results
+from fewseg.errors import FewsegError
+from fewseg.protocols import get_protocol
+
+KEYS = {"data", "methods", "folds", "shots", "points", "seeds", "protocol", "n_episodes", "training", "pretraining"}
+TRAINING_KEYS = {"max_steps", "batch_size", "precision", "validations", "n_val_episodes"}
+METHOD_KEYS = {"config", "model", "data"}
+UNHASHED_DATA = {"num_workers", "pin_memory", "eval_batch_size"}  # change speed, not numbers
+
+Config = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One fit: ``config`` is what ``fewseg fit --config`` would read."""
+
+    id: str
+    name: str  # of the method's entry in the grid
+    fold: int
+    seed: int
+    config: Config
+    validations: int = 0
+    pretraining: str | None = None  # id of the training whose encoder this one starts from
+
+    @property
+    def method(self) -> str:
+        """The class."""
+        return str(self.config["model"]["class_path"]).rpartition(".")[2]
+
+    @property
+    def max_steps(self) -> int:
+        """Training steps."""
+        return int(self.config["trainer"]["max_steps"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One evaluation of a training."""
+
+    id: str
+    training: Training
+    protocol: str
+    n_shot: int
+    n_points: int | None
+    n_episodes: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything a benchmark will do: pre-trainings, then trainings with their runs."""
+
+    pretrainings: tuple[Training, ...]
+    trainings: tuple[Training, ...]
+    runs: tuple[Run, ...]
+    n_folds: int
+    config: Config
+
+
+def read_yaml(path: Path) -> Config:
+    """A YAML mapping; errors name the file."""
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise FewsegError(str(path), error.strerror or "an unreadable file", "a YAML file", "check the path") from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise FewsegError(str(path), reason, "valid YAML", "mend the file") from None
+    if not isinstance(loaded, dict):
+        raise FewsegError(str(path), type(loaded).__name__, "a mapping of keys to values", "mend the file")
+    return loaded
+
+
+def _known(path: Path, where: str, mapping: Mapping[str, Any], allowed: set[str]) -> None:
+    for key in mapping:
+        if key not in allowed:
+            wanted = f"one of {', '.join(sorted(allowed))}"
+            raise FewsegError(f"{path}: {where}{key}", "an unknown key", wanted, "correct the spelling or remove it")
+
+
+def _dataset(path: Path, data: Config) -> datasets.FewShotDataset:
+    """The data set of a data config, by class name."""
+    entry = data.get("dataset")
+    entry = {"class_path": entry} if isinstance(entry, str) else entry or {}
+    name = str(entry.get("class_path", "")).rpartition(".")[2]
+    if name not in datasets.__all__:
+        wanted = f"one of {', '.join(sorted(datasets.__all__))}"
+        raise FewsegError(f"{path}: data.dataset", name or "nothing", wanted, "name a data set")
+    try:
+        dataset: datasets.FewShotDataset = getattr(datasets, name)(**entry.get("init_args", {}))
+    except TypeError as error:
+        raise FewsegError(f"{path}: data.dataset", error, f"arguments of {name}", "correct the spelling") from None
+    return dataset
+
+
+def _points(path: Path, value: Any) -> int | None:
+    if value in ("dense", None):
+        return None
+    if isinstance(value, int) and value > 0:
+        return value
+    raise FewsegError(f"{path}: points", value, "positive counts or 'dense'", "correct the list")
+
+
+def _list(path: Path, config: Config, key: str, default: list[Any]) -> list[Any]:
+    value = config.get(key, default)
+    if not isinstance(value, list) or not value:
+        raise FewsegError(f"{path}: {key}", value, "a list with at least one entry", "write it as [a, b]")
+    return value
+
+
+def plan(path: Path) -> Plan:
+    """Reads a benchmark file and lists what it asks for; imports no torch.
+
+    Args:
+        path: the YAML file; paths in it are relative to it.
+    """
+    config = read_yaml(path)
+    _known(path, "", config, KEYS)
+    for key in ("data", "methods", "training"):
+        if not config.get(key):
+            raise FewsegError(f"{path}: {key}", "nothing", "an entry", f"add {key} (see experiments/benchmarks)")
+    training = config["training"]
+    _known(path, "training.", training, TRAINING_KEYS)
+    if not isinstance(training.get("max_steps"), int) or training["max_steps"] < 0:
+        raise FewsegError(f"{path}: training.max_steps", training.get("max_steps"), "a number of steps", "set it")
+    shared = read_yaml(path.parent / config["data"])
+    dataset = _dataset(path.parent / config["data"], shared.get("data", {}))
+    protocol = get_protocol(str(config.get("protocol", "clean")))
+    folds = _list(path, config, "folds", list(range(dataset.n_folds)))
+    fingerprint = dataset.index().fingerprint
+    n_classes = len(dataset.class_names)
+
+    def make(name: str, entry: Any, fold: int, seed: int, budget: Config, pretraining: str | None) -> Training:
+        entry = {"config": entry} if isinstance(entry, str) else dict(entry)
+        _known(path, f"methods.{name}.", entry, METHOD_KEYS)
+        own = read_yaml(path.parent / entry["config"])
+        model = {**own["model"], "init_args": {**own["model"].get("init_args", {}), **entry.get("model", {})}}
+        data = {**shared["data"], **own.get("data", {}), **entry.get("data", {})}
+        data |= {"protocol": protocol.name, "fold": fold, "seed": seed}
+        data |= {k: budget[k] for k in ("batch_size", "n_val_episodes") if k in budget}
+        trainer = {**shared.get("trainer", {}), **own.get("trainer", {}), "max_steps": budget["max_steps"]}
+        if "precision" in budget:
+            trainer["precision"] = budget["precision"]
+        identity = {
+            "model": {**model, "init_args": {k: _portable(v) for k, v in model["init_args"].items()}},
+            "data": {k: v for k, v in data.items() if k not in UNHASHED_DATA | {"dataset", "protocol"}},
+            "dataset": [dataset.name, fingerprint],
+            "training_part": dataclasses.asdict(protocol.training),
+            "trainer": {k: v for k, v in trainer.items() if k in ("max_steps", "precision", "accumulate_grad_batches")},
+            "validations": budget.get("validations", 0),
+            "pretraining": pretraining,
+        }
+        training_id = f"{name}-f{fold}-s{seed}-{results.content_id(identity)}"
+        complete = {"model": model, "data": data, "trainer": trainer}
+        return Training(training_id, name, fold, seed, complete, int(budget.get("validations", 0)), pretraining)
+
+    pretrainings, trainings, runs = [], [], []
+    for fold, seed in itertools.product(folds, _list(path, config, "seeds", [0])):
+        if not isinstance(fold, int) or not 0 <= fold < dataset.n_folds:
+            wanted = f"folds from 0 to {dataset.n_folds - 1}"
+            raise FewsegError(f"{path}: folds", fold, wanted, f"{dataset.name} has {dataset.n_folds} folds")
+        pretraining = None
+        if config.get("pretraining"):
+            _known(path, "pretraining.", config["pretraining"], {"config", "max_steps", "batch_size"})
+            budget = {"batch_size": training.get("batch_size", 8), **config["pretraining"]}
+            first = make("pretraining", {"config": budget.pop("config")}, fold, seed, budget, None)
+            first.config["model"]["init_args"]["n_classes"] = n_classes - len(dataset.novel_classes(fold))
+            pretrainings.append(first)
+            pretraining = first.id
+        for name, entry in config["methods"].items():
+            one = make(name, entry, fold, seed, training, pretraining)
+            trainings.append(one)
+            shots, points = _list(path, config, "shots", [1]), _list(path, config, "points", ["dense"])
+            for n_shot, n_points in itertools.product(shots, [_points(path, p) for p in points]):
+                n_episodes = config.get("n_episodes")
+                part = dataclasses.asdict(protocol.evaluation)
+                identity = {"training": one.id, "part": part, "k": n_shot, "p": n_points, "episodes": n_episodes}
+                label = f"{one.name}-f{fold}-s{seed}-k{n_shot}-p{n_points or 'dense'}"
+                run_id = f"{label}-{results.content_id(identity)}"
+                runs.append(Run(run_id, one, protocol.name, n_shot, n_points, n_episodes))
+    return Plan(tuple(pretrainings), tuple(trainings), tuple(runs), dataset.n_folds, config)
+
+
+def _portable(value: Any) -> Any:
+    """A path's name instead of the path: where a file lies does not change a number."""
+    return Path(value).name if isinstance(value, str) and ("/" in value or os.sep in value) else value
+
+
+def describe(grid: Plan, out: Path) -> str:
+    """What a benchmark would do, one line per training with its runs."""
+    lines = [f"{len(grid.pretrainings) + len(grid.trainings)} trainings, {len(grid.runs)} runs in {out}"]
+    for one in (*grid.pretrainings, *grid.trainings):
+        state = "done" if results.is_done(out / "trainings" / one.id) else "to do"
+        lines.append(f"  training {one.id}: {one.max_steps} steps, {state}")
+        for run in grid.runs:
+            if run.training is one:
+                lines.append(f"    run {run.id}: {'done' if results.is_done(out / run.id) else 'to do'}")
+    return "\n".join(lines)
+
+
+def execute(path: Path, out: Path, workers: int | None = None) -> int:
+    """Runs a benchmark to the end and writes its summary; what is done already is skipped.
+
+    Args:
+        path: the benchmark file.
+        out: its folder.
+        workers: processes at once; None = one per GPU, or one per core up to 2 without a GPU.
+
+    Returns:
+        The exit status: 0, or 1 where a run failed or no row came out.
+    """
+    grid = plan(path)
+    if workers is not None and workers < 1:
+        raise FewsegError("--workers", workers, "at least 1", "raise it")
+    with _locked(out):
+        (out / "trainings").mkdir(exist_ok=True)
+        results.write_text(out / "benchmark.yaml", path.read_text())
+        results.write_json(out / "trainings" / "metrics.json", {"n_folds": grid.n_folds})
+        failures = _run_all(grid, out, workers or _default_workers())
+        rows = results.summarise(out, grid.n_folds)
+        print(results.table(rows, out, grid.n_folds) if rows else "no run finished")
+        from fewseg.report import build_report
+
+        print(f"report: {build_report(out)}")
+    for name, reason in failures.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    return 1 if failures or not rows else 0
+
+
+def folds_of(out: Path) -> int | None:
+    """How many folds a complete table of this benchmark has; None where nobody wrote it down."""
+    about = results.read_metrics(out / "trainings")
+    return None if about is None else int(about["n_folds"])
+
+
+class _locked:
+    """Holds a benchmark folder for one process; the lock goes with the process."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.file: IO[str] | None = None
+
+    def __enter__(self) -> None:
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self.file = (self.out / ".lock").open("w")
+        except OSError as error:
+            raise FewsegError(
+                "--out", self.out, "a folder that can be written", f"choose another ({error.strerror})"
+            ) from None
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise FewsegError(
+                "--out", self.out, "a folder that no other benchmark is using", "wait for it or choose another"
+            ) from None
+
+    def __exit__(self, *error: object) -> None:
+        if self.file:
+            self.file.close()
+
+
+def _default_workers() -> int:
+    gpus = [e for e in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if e.strip()]
+    if not gpus and Path("/proc/driver/nvidia/gpus").is_dir():
+        gpus = [p.name for p in Path("/proc/driver/nvidia/gpus").iterdir()]
+    return len(gpus) or min(2, os.cpu_count() or 1)
+
+
+def _run_all(grid: Plan, out: Path, workers: int) -> dict[str, str]:
+    """Two waves, because methods start from pre-trained encoders; returns the reasons of failures by training."""
+    by_training: dict[str, list[Run]] = {}
+    for run in grid.runs:
+        by_training.setdefault(run.training.id, []).append(run)
+    failures: dict[str, str] = {}
+    everything = (*grid.pretrainings, *grid.trainings)
+    n_steps = sum(one.max_steps for one in everything)
+    done = sum(one.max_steps for one in everything if results.is_done(out / "trainings" / one.id))
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, str(threads))  # read by the workers when they start
+    with (
+        context.Manager() as manager,
+        ProcessPoolExecutor(workers, mp_context=context) as pool,
+        tqdm(total=n_steps, initial=done, unit="step", desc="training", dynamic_ncols=True, smoothing=0.02) as bar,
+    ):
+        events: Any = manager.Queue()
+        for wave in (grid.pretrainings, grid.trainings):
+            waiting: dict[Future[None], Training] = {}
+            for one in wave:
+                if one.pretraining in failures:
+                    failures[one.id] = f"its pre-training {one.pretraining} failed"
+                    continue
+                pending = [run for run in by_training.get(one.id, []) if not results.is_done(out / run.id)]
+                if pending or not results.is_done(out / "trainings" / one.id):
+                    waiting[pool.submit(_work, one, pending, out, events, threads)] = one
+            while waiting:
+                _show(events, bar)
+                for future in [f for f in waiting if f.done()]:
+                    one = waiting.pop(future)
+                    error = future.exception()
+                    if error is not None:
+                        failures[one.id] = str(error) or type(error).__name__
+                        log = "".join(traceback.format_exception(error))
+                        results.write_text(out / "trainings" / one.id / "error.txt", log)
+                        bar.write(f"failed: {one.id}: {failures[one.id]}", file=sys.stdout)
+            _show(events, bar)
+    return failures
+
+
+def _show(events: Any, bar: Any) -> None:
+    """Moves the bar and prints finished runs until nothing has come for a fifth of a second."""
+    try:
+        while True:
+            kind, value = events.get(timeout=0.2)
+            if kind == "steps":
+                bar.update(value)
+            else:
+                bar.write(value, file=sys.stdout)
+                sys.stdout.flush()
+    except queue.Empty:
+        return
+
+
+def _work(one: Training, runs: list[Run], out: Path, events: Any, threads: int) -> None:
+    """In a worker process: the training, if it is not done, then its runs."""
+    import torch
+
+    torch.set_num_threads(threads)
+    parent = os.getppid()
+
+    def report(steps: int) -> None:
+        if os.getppid() != parent:
+            os._exit(1)  # the benchmark was killed: leave the folder to the next one
+        events.put(("steps", steps))
+
+    train(one, out, report)
+    for run in runs:
+        row = evaluate(run, out)
+        low, high = row["ci95"]
+        points = row["n_points"] or "dense"
+        line = f"{row['config']:<16} fold {row['fold']}  K {row['n_shot']}  P {points:<5}  "
+        line += f"mIoU {row['miou']:.3f} [{low:.3f}, {high:.3f}]  {1000 * row['seconds_per_episode']:.0f} ms"
+        events.put(("line", line))
+
+
+def _build(one: Training, out: Path, **changes: Any) -> tuple[Any, Any, Callable[..., Any]]:
+    """Model, data module and a trainer factory from a training's config."""
+    import logging
+    import warnings
+
+    import pytorch_lightning as pl
+
+    from fewseg.datamodules import FewShotDataModule
+    from fewseg.models.create import build
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    pl.seed_everything(one.seed * 1000 + one.fold, verbose=False)
+    init = dict(one.config["model"].get("init_args", {}))
+    if one.pretraining:
+        init["weights"] = str(out / "trainings" / one.pretraining / "checkpoint" / "model.safetensors")
+    module = build(one.method, init)
+    data_config = {**one.config["data"], **changes}
+    dataset = _dataset(out, data_config)
+    try:
+        data = FewShotDataModule(**{**data_config, "dataset": dataset})
+    except TypeError as error:
+        raise FewsegError("data", error, "arguments of FewShotDataModule", "correct the spelling") from None
+
+    def trainer(**extra: Any) -> pl.Trainer:
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        quiet |= {"enable_checkpointing": False, "use_distributed_sampler": False}
+        options = {**one.config["trainer"], **quiet, **extra}
+        return pl.Trainer(**options)
+
+    return module, data, trainer
+
+
+def train(one: Training, out: Path, report: Callable[[int], None]) -> None:
+    """One fit, resumed from its last checkpoint where there is one."""
+    folder = out / "trainings" / one.id
+    if results.is_done(folder):
+        return
+    from fewseg.callbacks import Checkpoint, Curve, Progress
+    from fewseg.models.base import count_parameters
+
+    folder.mkdir(parents=True, exist_ok=True)
+    results.write_text(folder / "config.yaml", yaml.safe_dump(one.config, sort_keys=False))
+    module, data, make_trainer = _build(one, out)
+    curve, keeper = Curve(folder / "curve.csv"), Checkpoint(folder / "checkpoint", every=max(20, one.max_steps // 10))
+    if one.max_steps and any(p.requires_grad for p in module.parameters()):
+        validate = one.validations > 0 and data.n_val_episodes > 0
+        trainer = make_trainer(
+            callbacks=[curve, keeper, Progress(report)],
+            num_sanity_val_steps=0,
+            check_val_every_n_epoch=None,
+            val_check_interval=max(1, one.max_steps // one.validations) if validate else None,
+            limit_val_batches=1.0 if validate else 0,
+        )
+        last = keeper.last if keeper.last.is_file() else None
+        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+    keeper.finish(module, one.max_steps)
+    total, trained = count_parameters(getattr(module, "network", module))
+    figures = {
+        "id": one.id,
+        "method": one.method,
+        "config": one.name,
+        "fold": one.fold,
+        "seed": one.seed,
+        "max_steps": one.max_steps,
+        "kept_step": keeper.best_step,
+        "n_parameters": total,
+        "n_trained_parameters": trained,
+        "seconds_train": round(curve.elapsed(), 2),
+        "device": device_name(module),
+        "versions": versions(),
+    }
+    results.write_json(folder / "metrics.json", figures)
+
+
+def evaluate(run: Run, out: Path) -> Config:
+    """One evaluation of a finished training: rows, pictures and the summary row."""
+    from fewseg.callbacks import save_pictures
+
+    one = run.training
+    changes = {"n_shot": run.n_shot, "n_points": run.n_points, "n_episodes": run.n_episodes}
+    module, data, make_trainer = _build(one, out, **changes)
+    module.load_weights(out / "trainings" / one.id / "checkpoint" / "model.safetensors")
+    started = time.perf_counter()
+    trainer = make_trainer()
+    trainer.test(module, datamodule=data, verbose=False)
+    folder = out / run.id
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    results.write_rows(folder / "episodes.parquet", module.rows)
+    frame = results.read_rows(folder / "episodes.parquet")
+    trained = results.read_metrics(out / "trainings" / one.id)
+    assert trained is not None
+    figures = {
+        "method": one.method,
+        "config": one.name,
+        "dataset": data.dataset.name,
+        "task": "semantic",
+        "protocol": run.protocol,
+        "fold": one.fold,
+        "n_shot": run.n_shot,
+        "n_points": run.n_points,
+        "seed": one.seed,
+        "training": one.id,
+        "run": run.id,
+        "pretraining": one.pretraining,
+        "episode_list_sha256": data.episode_list().sha256,
+        **results.score(frame, data.dataset.class_names, data.scored_classes()),
+        **{k: trained[k] for k in ("n_parameters", "n_trained_parameters", "seconds_train")},
+        "seconds_evaluation": round(time.perf_counter() - started, 2),
+        "eval_batch_size": data.eval_batch_size,
+        "max_steps": one.max_steps,
+        "device": device_name(module),
+        "versions": versions(),
+    }
+    if run.n_points is None and run.n_shot == 1:
+        save_pictures(module, data, module.rows, folder / "pictures")
+    results.write_text(out / "episodes" / f"{figures['episode_list_sha256']}.jsonl", data.episode_list().text())
+    results.finish_run(folder, {**one.config, "run": changes}, module.rows, figures)
+    return figures
+
+
+def device_name(module: Any) -> str:
+    """The device of a module in words, with the threads that a CPU used."""
+    import torch
+
+    if module.device.type == "cuda":
+        return str(torch.cuda.get_device_name(module.device))
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
+
+
+def versions() -> dict[str, str]:
+    """The code that produced a number."""
+    import numpy
+    import torch
+
+    own = fewseg.__version__
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty"]
+    described = subprocess.run(command, capture_output=True, text=True, check=False)
+    if described.returncode == 0:
+        own += f"+{described.stdout.strip()}"
+    return {
+        "fewseg": own,
+        "torch": torch.__version__,
+        "pytorch_lightning": metadata.version("pytorch-lightning"),
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+    }

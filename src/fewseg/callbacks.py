@@ -1,0 +1,306 @@
+"""What happens beside training: learning curves, rows on disk, pictures, wandb panels, progress for a benchmark."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import WandbLogger
+
+from fewseg import evaluation
+from fewseg.datamodules import FewShotDataModule
+from fewseg.episode import EpisodeSpec, Row
+from fewseg.errors import FewsegError
+from fewseg.functional.draw import panel
+from fewseg.models.base import FewShotSegmentor
+from fewseg.results import read_rows, score, write_json, write_rows, write_text
+
+
+class Curve(pl.Callback):
+    """Writes ``curve.csv`` (step, loss, miou of base-class episodes, seconds); a resumed training continues it.
+
+    Args:
+        path: of the file.
+        every: steps between two lines where validation is off.
+    """
+
+    def __init__(self, path: Path, every: int = 50) -> None:
+        self.path, self.every = path, every
+        self.losses: list[float] = []
+        self.lines: list[list[Any]] = []
+        self.seconds = 0.0
+        self.since = time.perf_counter()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keeps the lines up to the restored step."""
+        self.since = time.perf_counter()
+        if self.path.is_file():
+            lines = list(csv.reader(self.path.read_text().splitlines()))[1:]
+            self.lines = [list(line) for line in lines if int(line[0]) <= trainer.global_step]
+        if self.lines:
+            self.seconds = float(self.lines[-1][3])
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Remembers the loss."""
+        self.losses.append(float(outputs["loss"].detach()))
+        if trainer.global_step % self.every == 0:
+            self._line(trainer, "")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Adds a line with the score."""
+        miou = trainer.callback_metrics.get("val/miou")
+        if miou is not None and not trainer.sanity_checking:
+            self._line(trainer, f"{float(miou):.4f}")
+
+    def elapsed(self) -> float:
+        """Seconds of training, those before a resume included."""
+        return self.seconds + time.perf_counter() - self.since
+
+    def _line(self, trainer: pl.Trainer, miou: str) -> None:
+        step = trainer.global_step
+        loss = f"{np.mean(self.losses):.5f}" if self.losses else ""
+        if self.lines and int(self.lines[-1][0]) == step:  # the loss was written just before the score
+            loss = loss or self.lines[-1][1]
+            self.lines.pop()
+        self.losses = []
+        self.lines.append([step, loss, miou, f"{self.elapsed():.1f}"])
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([["step", "loss", "miou", "seconds"], *self.lines])
+        write_text(self.path, text.getvalue())
+
+
+class Checkpoint(pl.Callback):
+    """Keeps a training resumable and, where there is validation, the weights of its best base-class score.
+
+    Args:
+        folder: for ``last.ckpt`` (all state, replaced atomically) and ``model.safetensors`` with ``config.json``.
+        every: steps between two checkpoints.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.folder, self.every = folder, every
+        self.last = folder / "last.ckpt"
+        self.best_score, self.best_step = -1.0, -1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed training must know of the best weights."""
+        return {"best_score": self.best_score, "best_step": self.best_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores it."""
+        self.best_score, self.best_step = float(state_dict["best_score"]), int(state_dict["best_step"])
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+        """Saves now and then, never at the last step: the weights are written there."""
+        if trainer.global_step % self.every == 0 and trainer.global_step < trainer.max_steps:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keeps the weights if they are the best so far, and the state that belongs to them."""
+        score = trainer.callback_metrics.get("val/miou")
+        if score is None or trainer.sanity_checking or not isinstance(pl_module, FewShotSegmentor):
+            return
+        if float(score) > self.best_score:
+            self.best_score, self.best_step = float(score), trainer.global_step
+            pl_module.save(self.folder)
+            if trainer.global_step < trainer.max_steps:
+                self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / ".last.ckpt"
+        trainer.save_checkpoint(temporary)
+        temporary.replace(self.last)
+
+    def finish(self, module: Any, step: int) -> None:
+        """After the last step: the weights of that step, unless better ones were kept; no resumable state any more."""
+        if self.best_step < 0:
+            self.best_step = step
+            module.save(self.folder)
+        self.last.unlink(missing_ok=True)
+
+
+class Progress(pl.Callback):
+    """Reports every finished training step and test batch to a function, e.g. a benchmark's one progress bar.
+
+    Args:
+        report: called with the number of units done since the last call.
+        every: seconds between two calls at least.
+    """
+
+    def __init__(self, report: Callable[[int], None], every: float = 0.5) -> None:
+        self.report, self.every, self.pending, self.last = report, every, 0, 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Reports the steps that a checkpoint brought along."""
+        self.report(trainer.global_step)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Counts a step."""
+        self.pending += 1
+        if time.perf_counter() - self.last > self.every:
+            self.flush()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Reports what is left."""
+        self.flush()
+
+    def flush(self) -> None:
+        """Reports what is pending."""
+        self.report(self.pending)
+        self.pending, self.last = 0, time.perf_counter()
+
+
+class WriteRows(pl.Callback):
+    """After ``fewseg test``: ``episodes.parquet`` and ``metrics.json`` in the run's folder, and a line in the terminal."""
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the rows of rank 0, which holds those of all processes."""
+        if not trainer.is_global_zero or not isinstance(pl_module, FewShotSegmentor):
+            return
+        data: FewShotDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        folder = Path(trainer.log_dir or trainer.default_root_dir) / "test"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_rows(folder / "episodes.parquet", pl_module.rows)
+        figures = score(read_rows(folder / "episodes.parquet"), data.dataset.class_names, data.scored_classes())
+        write_json(folder / "metrics.json", {**figures, "episode_list_sha256": data.episode_list().sha256})
+        low, high = figures["ci95"]
+        print(f"mIoU {figures['miou']:.3f} [{low:.3f}, {high:.3f}] over {len(pl_module.rows)} episodes: {folder}")
+
+
+class ChannelsLast(pl.Callback):
+    """Keeps convolution weights in the memory format that tensor cores read."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Converts the module before it is used."""
+        pl_module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class SaveModel(pl.Callback):
+    """After ``fewseg fit``: the model as safetensors and config.json, for ``fewseg.load_model``."""
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes it once, from rank 0."""
+        save = getattr(pl_module, "save", None)
+        if trainer.is_global_zero and save is not None:
+            print(f"model: {save(Path(trainer.log_dir or trainer.default_root_dir) / 'model')}")
+
+
+class WritePredictions(pl.Callback):
+    """After ``fewseg predict``: one palette PNG per query and ``predictions.csv`` in the run's folder."""
+
+    def __init__(self) -> None:
+        self.lines: list[list[Any]] = []
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
+    ) -> None:
+        """Writes the masks of a batch, in the VOC palette, with the class as the value."""
+        from PIL import Image
+
+        from fewseg.datasets.voc import voc_palette
+
+        folder = Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
+        folder.mkdir(parents=True, exist_ok=True)
+        for spec, mask in zip(batch.specs, outputs, strict=True):
+            number = len(self.lines)
+            name = f"{number:05d}-{Path(spec.query_id).name}-class{spec.class_id}.png"
+            image = Image.fromarray((mask * spec.class_id).astype(np.uint8), mode="P")
+            image.putpalette(voc_palette())
+            image.save(folder / name)
+            share = f"{float(mask.mean()):.5f}"
+            self.lines.append([number, spec.query_id, " ".join(spec.support_ids), spec.class_id, name, share])
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the table."""
+        folder = Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
+        text = io.StringIO()
+        head = ["episode", "query", "support", "class_id", "file", "foreground_share"]
+        csv.writer(text, lineterminator="\n").writerows([head, *self.lines])
+        write_text(folder / "predictions.csv", text.getvalue())
+        print(f"{len(self.lines)} masks: {folder}")
+
+
+def draw_episodes(module: FewShotSegmentor, data: FewShotDataModule, specs: list[EpisodeSpec]) -> list[np.ndarray]:
+    """One panel (support, query, prediction, truth) per episode, (h, w, 3) uint8."""
+    panels = []
+    for spec in specs:
+        batch = data.batch_of([spec]).to(module.device)
+        prediction, _ = evaluation.predict(module.network, batch)
+        pred, target = evaluation.masks(batch, prediction)[0], batch.targets[0]
+        assert target is not None
+        supports = data.pictures_of_supports(spec)
+        query = cv2.resize(data.dataset.image(spec.query_id), pred.shape[::-1], interpolation=cv2.INTER_AREA)
+        panels.append(panel(supports, query, pred, target.cpu().numpy()))
+    return panels
+
+
+def save_pictures(module: FewShotSegmentor, data: FewShotDataModule, rows: list[Row], folder: Path) -> None:
+    """The best, the median and the worst episode of a run as PNGs, with ``index.json``."""
+    specs = data.episode_list().specs
+    order = sorted(rows, key=lambda row: (row.tp / max(row.tp + row.fp + row.fn, 1), row.episode))
+    chosen = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = []
+    images = draw_episodes(module, data, [specs[row.episode] for row in chosen.values()])
+    for (kind, row), image in zip(chosen.items(), images, strict=True):
+        name = f"{kind}-{row.episode}.png"
+        cv2.imwrite(str(folder / name), image[..., ::-1])
+        entries.append(
+            {
+                "file": name,
+                "kind": kind,
+                "episode": row.episode,
+                "query": row.query,
+                "iou": row.tp / max(row.tp + row.fp + row.fn, 1),
+                "class_name": data.dataset.class_names[row.class_id - 1],
+            }
+        )
+    write_json(folder / "index.json", entries)
+
+
+class EpisodePanels(pl.Callback):
+    """Logs support, query, prediction and truth of a few base-class episodes to wandb, as images with mask overlays.
+
+    Args:
+        n_episodes: panels per validation.
+    """
+
+    def __init__(self, n_episodes: int = 4) -> None:
+        if n_episodes < 1:
+            raise FewsegError("n_episodes", n_episodes, "at least 1", "raise it")
+        self.n_episodes = n_episodes
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Logs the panels of the first episodes of the validation list."""
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        if not loggers or trainer.sanity_checking or not isinstance(pl_module, FewShotSegmentor):
+            return
+        import wandb
+
+        data: FewShotDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        names = {0: "background", 1: "foreground", 255: "unknown"}
+        for i, spec in enumerate(data.validation_episodes().specs[: self.n_episodes]):
+            batch = data.batch_of([spec]).to(pl_module.device)
+            prediction, _ = evaluation.predict(pl_module.network, batch)
+            pred, target = evaluation.masks(batch, prediction)[0], batch.targets[0]
+            assert target is not None
+            query = cv2.resize(data.dataset.image(spec.query_id), pred.shape[::-1], interpolation=cv2.INTER_AREA)
+            masks = {"prediction": pred, "truth": target.cpu().numpy()}
+            layers = {name: {"mask_data": mask, "class_labels": names} for name, mask in masks.items()}
+            pictures = [wandb.Image(query, masks=layers, caption=f"query {spec.query_id}")]
+            for image, annotation in data.pictures_of_supports(spec):
+                layer = {"annotation": {"mask_data": annotation, "class_labels": names}}
+                pictures.append(wandb.Image(image, masks=layer, caption="support"))
+            for logger in loggers:
+                logger.experiment.log({f"episodes/{i}": pictures}, step=trainer.global_step)

@@ -1,0 +1,424 @@
+"""One data module for every data set and task: episodes in, ``EpisodeBatch`` out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fewseg.datamodules.feature_cache import FeatureCache, build
+from fewseg.datasets.base import FewShotDataset
+from fewseg.datasets.paths import cache_dir, write_atomic
+from fewseg.episode import VOID, Box, EpisodeBatch, EpisodeSpec, Features, Frame
+from fewseg.errors import FewsegError
+from fewseg.protocols import get_protocol
+from fewseg.sampling import (
+    EpisodeList,
+    EvaluationPart,
+    PointMode,
+    TrainingDraw,
+    TrainingPart,
+    TrainingSampler,
+    annotation_map,
+    draw_points,
+    evaluation_list,
+    query_mask,
+    training_pool,
+    validation_list,
+)
+from fewseg.transforms import Augment, Augmentation, FitMode, fit, move_points
+from fewseg.transforms import draw_points as draw_map
+
+Map = npt.NDArray[np.uint8]
+Masks = Literal["class", "foreground", "labels"]
+Cache = Literal["none", "images", "features"]
+LIST_VERSION = 1  # raised when the same request would draw another list
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sample:
+    """One assembled episode, before collation."""
+
+    supports: list[Any]  # (H, W, 3) uint8 images, or tuples of feature maps
+    annotations: list[Map]
+    query: Any
+    mask: Map
+    target: Map | None
+    frame: Frame
+    spec: EpisodeSpec
+
+
+class FewShotDataModule(pl.LightningDataModule):
+    """Draws, reads, transforms and collates episodes of one fold under one protocol.
+
+    Training episodes are a pure function of (seed, step): neither workers nor a resumed run change them. Evaluation
+    episodes come from a frozen list with a SHA-256.
+
+    Args:
+        dataset: the images.
+        protocol: named variant of the benchmark: clean, clean-mixed, oracle, oslsm, sgone, hsnet, pfenet, panet, revolver.
+        fold: which block of classes is novel.
+        n_shot: K of the evaluation.
+        n_points: annotated pixels per label and support image of the evaluation; null = dense masks.
+        n_episodes: length of the evaluation list; null = the protocol's.
+        n_val_episodes: base-class episodes for model selection; 0 switches validation off.
+        train_shot: K of training episodes; 0 where the support is not used.
+        train_points: ``dense``, ``sparse`` (uniform over 0..99 points per label) or ``mixed`` (see TrainingSampler).
+        train_masks: what a training query's mask holds: the episode's ``class``, any base class (``foreground``) or
+            the base classes' numbers from 1 (``labels``).
+        size: side of the network's square canvas in pixels.
+        resize: ``letterbox`` keeps the aspect ratio, ``square`` does not.
+        augmentation: of training episodes: ``none``, ``flip`` or ``full`` (scale, rotation, shift, colour).
+        cache: ``images`` keeps decoded files in memory; ``features`` encodes every image once with the frozen encoder.
+        batch_size: training episodes per step.
+        eval_batch_size: evaluation episodes per step.
+        num_workers: loader processes.
+        pin_memory: page-locked batches, for a GPU.
+        seed: of the training episodes.
+    """
+
+    def __init__(
+        self,
+        dataset: FewShotDataset,
+        protocol: str = "clean",
+        fold: int = 0,
+        n_shot: int = 1,
+        n_points: int | None = None,
+        n_episodes: int | None = None,
+        n_val_episodes: int = 100,
+        train_shot: int = 1,
+        train_points: PointMode = "dense",
+        train_masks: Masks = "class",
+        size: int = 320,
+        resize: FitMode = "letterbox",
+        augmentation: Augmentation = "flip",
+        cache: Cache = "none",
+        batch_size: int = 8,
+        eval_batch_size: int = 8,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= fold < dataset.n_folds:
+            wanted = f"a fold from 0 to {dataset.n_folds - 1}"
+            raise FewsegError("--data.fold", fold, wanted, f"{dataset.name} has {dataset.n_folds} folds")
+        least = {"n_shot": 1, "size": 8, "batch_size": 1, "eval_batch_size": 1, "train_shot": 0, "num_workers": 0}
+        for name, bound in least.items():
+            if locals()[name] < bound:
+                raise FewsegError(f"--data.{name}", locals()[name], f"at least {bound}", "raise it")
+        if n_points is not None and n_points < 1:
+            raise FewsegError("--data.n_points", n_points, "a positive count, or null for dense masks", "change it")
+        if cache == "features" and augmentation == "full":
+            raise FewsegError(
+                "--data.augmentation", "full", "none or flip beside --data.cache=features",
+                "cached features know an image and its mirror image only; flip the image or cache images",
+            )  # fmt: skip
+        self.dataset, self.protocol, self.fold = dataset, get_protocol(protocol), fold
+        self.n_shot, self.n_points, self.n_episodes, self.n_val_episodes = n_shot, n_points, n_episodes, n_val_episodes
+        self.train_shot, self.train_points, self.train_masks = train_shot, train_points, train_masks
+        self.size, self.resize, self.augmentation, self.cache = size, resize, augmentation, cache
+        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.pin_memory, self.seed = pin_memory, seed
+        self.features: FeatureCache | None = None
+        self.read_pair, self.read_label = dataset.pair, dataset.label
+        if cache == "images":
+            self.read_pair = functools.cache(dataset.pair)
+        if cache == "features":
+            self.read_label = functools.cache(dataset.label)
+        self.augment, self.leave = Augment(augmentation), Augment("none")
+        self._canvas_size = (size, size)
+
+    @property
+    def training_part(self) -> TrainingPart:
+        """What the protocol says about training."""
+        return self.protocol.training
+
+    @property
+    def evaluation_part(self) -> EvaluationPart:
+        """What the protocol says about evaluation."""
+        return self.protocol.evaluation
+
+    def setup(self, stage: str) -> None:
+        """Builds the feature cache where asked for, with the encoder of the module about to run."""
+        if self.cache == "features" and self.features is None:
+            assert self.trainer is not None
+            network: Any = getattr(self.trainer.lightning_module, "network", None)
+            encoder = getattr(network, "encoder", None)
+            if encoder is None or any(p.requires_grad for p in encoder.parameters()) or not network.cacheable:
+                raise FewsegError(
+                    "--data.cache", "features", "a frozen encoder (--model.freeze_encoder=true)",
+                    "freeze the encoder, or cache images",
+                )  # fmt: skip
+            ids = tuple(self.dataset.index().areas)
+            key = f"{self.dataset.index().fingerprint} {self.size} {self.resize}"
+            device = self.trainer.strategy.root_device
+            self.features = FeatureCache(build(encoder, ids, self._canvas, key, device))
+
+    def train_dataloader(self) -> DataLoader[EpisodeBatch]:
+        """Batches from the restored step to the last."""
+        assert self.trainer is not None
+        if self.trainer.max_steps < 1:
+            raise FewsegError("--trainer.max_steps", self.trainer.max_steps, "the number of training steps", "set it")
+        pool = training_pool(self.dataset, self.training_part, self.fold)
+        sampler = TrainingSampler(pool, self.train_shot, self.train_points, self.seed)
+        accumulate = int(self.trainer.accumulate_grad_batches)
+        steps = _Steps(
+            start=self.trainer.global_step * accumulate,
+            stop=self.trainer.max_steps * accumulate,
+            batch_size=self.batch_size,
+            rank=self.trainer.global_rank,
+            world=self.trainer.world_size,
+        )
+        return self._loader(_Training(self, sampler), batch_sampler=steps)
+
+    def val_dataloader(self) -> DataLoader[EpisodeBatch] | list[Any]:
+        """Base-class episodes over images that training never sees; the only ones that model selection may use."""
+        if self.n_val_episodes == 0 or self.train_masks == "labels" or not self.training_part.hold_out_tenth:
+            return []
+        return self._evaluation_loader(self.validation_episodes())
+
+    def test_dataloader(self) -> DataLoader[EpisodeBatch]:
+        """The protocol's frozen list for the fold, K and P."""
+        return self._evaluation_loader(self.episode_list())
+
+    def predict_dataloader(self) -> DataLoader[EpisodeBatch]:
+        """The queries of the test list."""
+        return self.test_dataloader()
+
+    def episode_list(self) -> EpisodeList:
+        """The frozen evaluation list of this fold, K and P."""
+        return self._frozen("test", self.n_shot, self.n_points, self.n_episodes, evaluation_list)
+
+    def validation_episodes(self) -> EpisodeList:
+        """The frozen base-class list for model selection, 1-shot dense."""
+        return self._frozen("val", 1, None, self.n_val_episodes, validation_list)
+
+    def scored_classes(self) -> tuple[int, ...]:
+        """The class ids that the test list draws from."""
+        return self.dataset.novel_classes(self.fold)
+
+    def pictures_of_supports(self, spec: EpisodeSpec) -> list[tuple[npt.NDArray[np.uint8], Map]]:
+        """Supports (H, W, 3) with their annotation maps (H, W) at original size, for people to look at."""
+        out = []
+        for shot, image_id in enumerate(spec.support_ids):
+            image, label = self.dataset.pair(image_id)
+            annotation = annotation_map(label, spec.class_id, self.evaluation_part.support_void)
+            if spec.points is not None:
+                annotation = draw_map([point[1:] for point in spec.points if point.shot == shot], label.shape)
+            out.append((image, annotation))
+        return out
+
+    def batch_of(self, specs: Sequence[EpisodeSpec]) -> EpisodeBatch:
+        """Assembles evaluation episodes by hand, e.g. for pictures."""
+        return collate([self._assemble(spec, None, training=False) for spec in specs], self._canvas_size)
+
+    def _frozen(
+        self, kind: str, n_shot: int, n_points: int | None, n: int | None, make: Callable[..., EpisodeList]
+    ) -> EpisodeList:
+        """A list drawn once and kept as text, because drawing points reads every support's label map."""
+        request = [LIST_VERSION, kind, self.dataset.index().fingerprint, self.protocol, self.fold, n_shot, n_points, n]
+        digest = hashlib.sha256(repr(request).encode()).hexdigest()[:24]
+        path = cache_dir() / "episodes" / f"{digest}.jsonl"
+        if path.is_file():
+            return EpisodeList.from_text(path.read_text())
+        episodes = make(self.dataset, self.protocol, self.fold, n_shot, n_points, n)
+        write_atomic(path, episodes.text())
+        return episodes
+
+    def _evaluation_loader(self, episodes: EpisodeList) -> DataLoader[EpisodeBatch]:
+        rank = self.trainer.global_rank if self.trainer else 0
+        world = self.trainer.world_size if self.trainer else 1
+        return self._loader(_Evaluation(self, episodes.specs[rank::world]), batch_size=self.eval_batch_size)
+
+    def _loader(self, episodes: Dataset[_Sample], **how: Any) -> DataLoader[Any]:
+        return DataLoader(
+            episodes,
+            num_workers=self.num_workers,
+            collate_fn=functools.partial(collate, image_size=self._canvas_size),
+            pin_memory=self.pin_memory,
+            persistent_workers=self.num_workers > 0,
+            worker_init_fn=_one_thread,
+            **how,
+        )
+
+    def _canvas(self, image_id: str) -> npt.NDArray[np.uint8]:
+        """The image at network size, (H, W, 3) uint8."""
+        return fit(self.read_pair(image_id)[0], None, self._canvas_size, self.resize)[0]
+
+    def _read(self, image_id: str) -> tuple[npt.NDArray[np.uint8] | None, Map]:
+        """Image and label map; no image where cached features stand in for it."""
+        if self.features is None:
+            return self.read_pair(image_id)
+        return None, self.read_label(image_id)
+
+    def _assemble(self, spec: EpisodeSpec, n_points: int | None, training: bool) -> _Sample:
+        """One episode at network size: training draws points and augments, evaluation does what the spec says."""
+        supports, annotations = [], []
+        for shot, image_id in enumerate(spec.support_ids):
+            image, label = self._read(image_id)
+            part = self.training_part if training else self.evaluation_part
+            dense = annotation_map(label, spec.class_id, part.support_void)
+            points = None if spec.points is None else [point[1:] for point in spec.points if point.shot == shot]
+            if n_points is not None:
+                known = annotation_map(label, spec.class_id)  # void is never drawn, whatever it counts as
+                points = draw_points(known, n_points, spec.seed + shot, self.evaluation_part.short_label)
+            seed = spec.seed + 7919 * (shot + 1)  # every image of an episode is augmented on its own
+            support, annotation = self._place(image_id, image, dense, points, seed, training)
+            supports.append(support)
+            annotations.append(annotation)
+        image, label = self._read(spec.query_id)
+        if training:
+            mask, target, frame = self._training_mask(label, spec), None, self._frame(label.shape)
+        else:
+            mask = query_mask(label, spec.class_id, self.evaluation_part.void)
+            target, frame = self._target(mask)
+        resize = self._query_resize(training)
+        query, mask = self._place(spec.query_id, image, mask, None, spec.seed, training, resize)
+        return _Sample(supports, annotations, query, mask, target, frame, spec)
+
+    def _place(
+        self,
+        image_id: str,
+        image: npt.NDArray[np.uint8] | None,
+        dense: Map,
+        points: Sequence[Any] | None,
+        seed: int,
+        training: bool,
+        resize: FitMode | None = None,
+    ) -> tuple[Any, Map]:
+        """An image (or its features) and its map on the canvas, augmented in training."""
+        augment = self.augment if training else self.leave
+        canvas, fitted, frame = fit(image, dense if points is None else None, self._canvas_size, resize or self.resize)
+        out = augment(canvas, fitted, [] if points is None else move_points(points, frame), seed)
+        annotation = out.label_map if points is None else draw_map(out.points, self._canvas_size)
+        assert annotation is not None
+        return out.image if self.features is None else self.features.read(image_id, out.flipped), annotation
+
+    def _frame(self, shape: tuple[int, int]) -> Frame:
+        return fit(None, np.empty(shape, np.uint8), self._canvas_size, self.resize)[2]
+
+    def _query_resize(self, training: bool) -> FitMode:
+        stretch = not training and self.evaluation_part.resize == "stretch"
+        return "square" if stretch else self.resize
+
+    def _training_mask(self, label: Map, spec: EpisodeSpec) -> Map:
+        """What a training query's mask holds, see ``train_masks``."""
+        void = self.training_part.void
+        if self.train_masks == "class":
+            return query_mask(label, spec.class_id, void)
+        mask = self._base_numbers[label]
+        if void != "ignore":
+            mask[label == VOID] = void == "foreground"
+        return np.where(mask == VOID, VOID, mask > 0).astype(np.uint8) if self.train_masks == "foreground" else mask
+
+    @functools.cached_property
+    def _base_numbers(self) -> Map:
+        """(256,) from a class id to its number among the classes trained on, from 1; 0 elsewhere, 255 for void."""
+        table = np.zeros(256, np.uint8)
+        base = self.dataset.base_classes(self.fold)
+        every = range(1, len(self.dataset.class_names) + 1)
+        classes = base if self.training_part.classes == "base" else every
+        table[list(classes)] = np.arange(1, len(classes) + 1)
+        table[VOID] = VOID
+        return table
+
+    def _target(self, mask: Map) -> tuple[Map, Frame]:
+        """The truth at scoring size, and the frame that restores logits to it."""
+        size, resize = self.evaluation_part.scoring_size, self._query_resize(training=False)
+        frame = fit(None, mask, self._canvas_size, resize)[2]
+        if size == "original":
+            return mask, frame
+        whole = Box(0, 0, *self._canvas_size)
+        if size == "longer_square":  # the canvas holds the padded square
+            side = max(mask.shape)
+            square = np.full((side, side), VOID, np.uint8)
+            square[: mask.shape[0], : mask.shape[1]] = mask
+            return square, Frame((side, side), self._canvas_size, whole if resize == "letterbox" else frame.box)
+        resized = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        return resized, Frame(size, self._canvas_size, frame.box)
+
+
+class _Training(Dataset[_Sample]):
+    """Training episode i, drawn when it is asked for."""
+
+    def __init__(self, data: FewShotDataModule, sampler: TrainingSampler) -> None:
+        self.data, self.sampler = data, sampler
+
+    def __getitem__(self, i: int) -> _Sample:
+        draw: TrainingDraw = self.sampler.draw(i)
+        return self.data._assemble(draw.spec, draw.n_points, training=True)
+
+
+class _Evaluation(Dataset[_Sample]):
+    """The episodes of a frozen list."""
+
+    def __init__(self, data: FewShotDataModule, specs: Sequence[EpisodeSpec]) -> None:
+        self.data, self.specs = data, specs
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    def __getitem__(self, i: int) -> _Sample:
+        return self.data._assemble(self.specs[i], None, training=False)
+
+
+class _Steps(Sampler[list[int]]):
+    """Episode numbers of the steps that are left; its length counts from step 0, as Lightning's progress does."""
+
+    def __init__(self, start: int, stop: int, batch_size: int, rank: int, world: int) -> None:
+        self.start, self.stop, self.batch_size, self.rank, self.world = start, stop, batch_size, rank, world
+
+    def __len__(self) -> int:
+        return self.stop
+
+    def __iter__(self) -> Iterator[list[int]]:
+        per_step = self.batch_size * self.world
+        for step in range(self.start, self.stop):
+            yield [step * per_step + self.rank + self.world * i for i in range(self.batch_size)]
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _stack(images: Sequence[Any], image_size: tuple[int, int]) -> Tensor | Features:
+    """(n, 3, H, W) uint8 from canvases, or Features from cached maps."""
+    if isinstance(images[0], tuple):
+        return Features(tuple(torch.stack(maps) for maps in zip(*images, strict=True)), image_size)
+    return torch.from_numpy(np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2)))
+
+
+def collate(samples: Sequence[_Sample], image_size: tuple[int, int]) -> EpisodeBatch:
+    """One batch; all canvases have the same size, targets keep theirs."""
+    n, shots = len(samples), len(samples[0].supports)
+    if shots:
+        flat = _stack([image for sample in samples for image in sample.supports], image_size)
+        if isinstance(flat, Features):
+            supports: Tensor | Features = Features(tuple(m.unflatten(0, (n, shots)) for m in flat.maps), image_size)
+        else:
+            supports = flat.unflatten(0, (n, shots))
+        annotations = torch.from_numpy(np.stack([np.stack(sample.annotations) for sample in samples]))
+    else:
+        supports = torch.zeros(n, 0, 3, *image_size, dtype=torch.uint8)
+        annotations = torch.zeros(n, 0, *image_size, dtype=torch.uint8)
+    return EpisodeBatch(
+        support_images=supports,
+        support_annotations=annotations,
+        query_images=_stack([sample.query for sample in samples], image_size),
+        query_clicks=torch.zeros(n, 0, 3, dtype=torch.int32),
+        query_masks=torch.from_numpy(np.stack([sample.mask for sample in samples])),
+        targets=tuple(None if s.target is None else torch.from_numpy(s.target) for s in samples),
+        frames=tuple(sample.frame for sample in samples),
+        specs=tuple(sample.spec for sample in samples),
+    )

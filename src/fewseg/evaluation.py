@@ -1,0 +1,104 @@
+"""From a network and a batch to scored rows: one code path for every method and every protocol."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewseg.episode import EpisodeBatch, Row
+from fewseg.functional.geometry import restore
+from fewseg.functional.iou import confusion_counts
+from fewseg.network import SegmentorNetwork
+from fewseg.sampling import EvaluationPart
+
+
+class Seconds(NamedTuple):
+    """Wall-clock seconds per episode of the three verbs, the device synchronised around each."""
+
+    encode: float
+    guide: float
+    segment: float
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@torch.inference_mode()
+def predict(network: SegmentorNetwork, batch: EpisodeBatch) -> tuple[Tensor, Seconds]:
+    """Logits (B, 2, H, W) at network size and the time of each verb."""
+    device = batch.support_annotations.device
+    start = _now(device)
+    supports, queries = network.encode_support(batch.support_images), network.encode_query(batch.query_images)
+    encoded = _now(device)
+    guidance = network.guide(supports, batch.support_annotations)
+    guided = _now(device)
+    logits = network.segment(queries, guidance, batch.query_clicks if network.uses_clicks else None)
+    n = len(batch)
+    return logits, Seconds((encoded - start) / n, (guided - encoded) / n, (_now(device) - guided) / n)
+
+
+def masks(batch: EpisodeBatch, logits: Tensor, threshold: float = 0.5) -> list[np.ndarray[Any, Any]]:
+    """Per episode the mask (H, W) uint8 at scoring size: foreground where its probability exceeds the threshold."""
+    margins = (logits[:, 1:] - logits[:, :1]).float()
+    least = math.log(threshold / (1 - threshold))
+    return [
+        (restore(margin, frame)[0] > least).to(torch.uint8).cpu().numpy()
+        for margin, frame in zip(margins, batch.frames, strict=True)
+    ]
+
+
+def rows(
+    batch: EpisodeBatch, logits: Tensor, part: EvaluationPart, indices: Iterable[int], seconds: Seconds | None = None
+) -> list[Row]:
+    """One row of integer counts per episode, at scoring size and under the protocol's void rule.
+
+    Args:
+        batch: with targets.
+        logits: (B, 2, H, W) at network size.
+        part: the evaluation part of the protocol.
+        indices: place of each episode in its list.
+        seconds: time of each verb.
+    """
+    scored, predicted = [], masks(batch, logits, part.threshold)
+    for index, spec, mask, target in zip(indices, batch.specs, predicted, batch.targets, strict=True):
+        assert target is not None, f"episode {index} has no target to score"
+        tp, fp, fn, tn = confusion_counts(mask, target.cpu().numpy(), part.void)
+        scored.append(
+            Row(
+                episode=index,
+                query=spec.query_id,
+                support=" ".join(spec.support_ids),
+                class_id=spec.class_id,
+                tp=tp,
+                fp=fp,
+                fn=fn,
+                tn=tn,
+                object_id=spec.object_id,
+                group=spec.group,
+                present=spec.present,
+                seconds_encode=seconds.encode if seconds else None,
+                seconds_guide=seconds.guide if seconds else None,
+                seconds_segment=seconds.segment if seconds else None,
+            )
+        )
+    return scored
+
+
+def gather(own: Sequence[Row]) -> list[Row]:
+    """The rows of all processes in the order of their list; asserts that every episode is there exactly once."""
+    gathered = [list(own)]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gathered = [[] for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather_object(gathered, list(own))
+    merged = sorted((row for part in gathered for row in part), key=lambda row: row.episode)
+    assert [row.episode for row in merged] == list(range(len(merged))), "an episode was scored twice or not at all"
+    return merged

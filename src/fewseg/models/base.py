@@ -1,0 +1,213 @@
+"""The LightningModule that every method shares: all training, validation, test and prediction steps live here, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fewseg import evaluation
+from fewseg.episode import EpisodeBatch, Row
+from fewseg.errors import FewsegError
+from fewseg.metrics import EpisodeIoU
+from fewseg.network import SegmentorNetwork
+from fewseg.results import atomic, write_json
+from fewseg.sampling import EvaluationPart
+
+Optimizer = Literal["adamw", "sgd"]
+Schedule = Literal["one_cycle", "constant"]
+
+
+class FewShotSegmentor(pl.LightningModule):
+    """Trains and evaluates one network on episodes.
+
+    Args:
+        network: the method.
+        lr: learning rate of the parameters outside the encoder (the peak, under ``one_cycle``).
+        encoder_lr_factor: the encoder learns with ``lr`` times this.
+        weight_decay: on all parameters.
+        optimizer: ``adamw``, or ``sgd`` with ``momentum``.
+        momentum: of SGD.
+        schedule: ``one_cycle`` (warm-up, then cosine to zero over ``max_steps``) or ``constant``.
+    """
+
+    network: SegmentorNetwork
+
+    def __init__(
+        self,
+        network: SegmentorNetwork,
+        *,
+        lr: float,
+        encoder_lr_factor: float = 1.0,
+        weight_decay: float = 1e-4,
+        optimizer: Optimizer = "adamw",
+        momentum: float = 0.9,
+        schedule: Schedule = "one_cycle",
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.lr, self.encoder_lr_factor, self.weight_decay = lr, encoder_lr_factor, weight_decay
+        self.optimizer_name, self.momentum, self.schedule = optimizer, momentum, schedule
+        self.rows: list[Row] = []  # of the test in progress
+        self.val_iou: EpisodeIoU | None = None
+        self.image_size: int | None = None  # side of the canvas it was trained on
+
+    def forward(self, batch: EpisodeBatch) -> Tensor:
+        """Logits (B, 2, H, W) at network size."""
+        logits: Tensor = self.network(batch)
+        return logits
+
+    def on_fit_start(self) -> None:
+        """Remembers the canvas, so that ``segment_image`` works at the size of the training."""
+        self.image_size = getattr(getattr(self.trainer, "datamodule", None), "size", None)
+
+    def on_train_batch_start(self, batch: EpisodeBatch, batch_idx: int) -> None:
+        """Seeds dropout from (seed, step), so that a resumed training continues exactly."""
+        seed = int(getattr(getattr(self.trainer, "datamodule", None), "seed", 0))
+        torch.manual_seed(seed * 1_000_003 + self.global_step)
+
+    def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
+        """The sum of the network's losses; each is logged."""
+        self._check_shots(batch)
+        losses = self.network.losses(batch)
+        total = torch.stack(list(losses.values())).sum()
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
+        self.log_dict({f"train/{name}": loss.detach() for name, loss in losses.items()}, batch_size=len(batch))
+        return total
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts counting anew."""
+        self.val_iou = EpisodeIoU(n_classes=self._n_classes()).to(self.device)
+
+    def validation_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
+        """Counts on base-class episodes: what model selection may look at."""
+        assert self.val_iou is not None
+        prediction, _ = evaluation.predict(self.network, batch)
+        count_rows(self.val_iou, evaluation.rows(batch, prediction, self._part(), indices=range(len(batch))))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the scores of the base-class episodes."""
+        assert self.val_iou is not None
+        scores: dict[str, Any] = self.val_iou.compute()
+        names = ("miou", "fb_iou", "positive_iou")
+        self.log_dict({f"val/{name}": scores[name] for name in names}, prog_bar=True, batch_size=1)
+
+    def on_test_epoch_start(self) -> None:
+        """Starts counting anew."""
+        self.rows = []
+
+    def test_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
+        """Appends one row per episode; the first batch runs once before, so that no timing includes a warm-up."""
+        self._check_shots(batch)
+        if batch_idx == 0:
+            evaluation.predict(self.network, batch)
+        prediction, seconds = evaluation.predict(self.network, batch)
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        indices = [rank + world * (len(self.rows) + i) for i in range(len(batch))]
+        self.rows += evaluation.rows(batch, prediction, self._part(), indices, seconds)
+
+    def on_test_epoch_end(self) -> None:
+        """Gathers the rows of all processes, asserts that every episode is there once, and logs the scores."""
+        self.rows = evaluation.gather(self.rows)
+        iou = EpisodeIoU(n_classes=self._n_classes())
+        count_rows(iou, self.rows)
+        scores: dict[str, Any] = iou.compute()
+        names = ("miou", "fb_iou", "positive_iou")
+        self.log_dict({f"test/{name}": scores[name] for name in names}, batch_size=1, rank_zero_only=True)
+
+    def predict_step(self, batch: EpisodeBatch, batch_idx: int) -> list[np.ndarray[Any, Any]]:
+        """Masks (H, W) uint8 of the batch's queries, 0 or 1, at original size."""
+        prediction, _ = evaluation.predict(self.network, batch)
+        return evaluation.masks(batch, prediction)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The encoder learns with ``lr * encoder_lr_factor``, everything else with ``lr``."""
+        encoder = [p for n, p in self.network.named_parameters() if n.startswith("encoder.") and p.requires_grad]
+        rest = [p for n, p in self.network.named_parameters() if not n.startswith("encoder.") and p.requires_grad]
+        groups = [{"params": encoder, "lr": self.lr * self.encoder_lr_factor}, {"params": rest, "lr": self.lr}]
+        return [group for group in groups if group["params"]]
+
+    def configure_optimizers(self) -> Any:
+        """One optimiser over ``parameter_groups``, stepped with its schedule."""
+        return configure(self, self.parameter_groups())
+
+    def save(self, path: str | Path) -> Path:
+        """Writes ``model.safetensors`` and ``config.json`` into the folder ``path``: never a pickle.
+
+        >>> import tempfile, fewseg
+        >>> folder = fewseg.create_model("FgBg").save(tempfile.mkdtemp())
+        >>> sorted(p.name for p in folder.iterdir())
+        ['config.json', 'model.safetensors']
+        """
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_state(self.network, folder / "model.safetensors")
+        hyper = {k: v for k, v in self.hparams.items() if not k.startswith("_")}
+        config = {"method": type(self).__name__, "hyper_parameters": hyper, "image_size": self.image_size}
+        write_json(folder / "config.json", config)
+        return folder
+
+    def load_weights(self, path: str | Path) -> None:
+        """Loads the ``model.safetensors`` that ``save`` wrote, strictly."""
+        try:
+            self.network.load_state_dict(load_file(str(path)))
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise FewsegError(
+                str(path), reason, "the weights of this model", "save it again with model.save()"
+            ) from None
+
+    def _part(self) -> EvaluationPart:
+        part: EvaluationPart = self.trainer.datamodule.evaluation_part  # type: ignore[attr-defined]
+        return part
+
+    def _n_classes(self) -> int:
+        return len(self.trainer.datamodule.dataset.class_names)  # type: ignore[attr-defined]
+
+    def _check_shots(self, batch: EpisodeBatch) -> None:
+        limit = self.network.max_shot
+        if limit is not None and batch.n_shot > limit:
+            raise FewsegError(
+                "--data.n_shot", batch.n_shot, f"at most {limit} for {type(self).__name__}", "use fewer shots"
+            )
+
+
+def count_rows(metric: EpisodeIoU, rows: list[Row]) -> None:
+    """Adds the counts of scored episodes to a metric."""
+    counts = [torch.tensor([row.tp, row.fp, row.fn, row.tn]) for row in rows]
+    metric.update(counts, None, [row.class_id for row in rows])
+
+
+def configure(module: pl.LightningModule, groups: list[dict[str, Any]]) -> Any:
+    """What ``configure_optimizers`` returns for a module with lr, optimizer_name, momentum, weight_decay, schedule."""
+    options: Any = module
+    if not groups:
+        return None
+    if options.optimizer_name == "adamw":
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, options.lr, weight_decay=options.weight_decay)
+    else:
+        optimizer = torch.optim.SGD(groups, options.lr, options.momentum, weight_decay=options.weight_decay)
+    if options.schedule == "constant":
+        return optimizer
+    steps = int(module.trainer.estimated_stepping_batches)
+    rates = [float(group["lr"]) for group in groups]
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, cycle_momentum=False)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+
+
+def save_state(network: nn.Module, path: Path) -> None:
+    """A module's state as safetensors, atomically."""
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
+    with atomic(path) as temporary:
+        save_file(state, temporary)
+
+
+def count_parameters(network: nn.Module) -> tuple[int, int]:
+    """All parameters, and those that learn."""
+    parameters = list(network.parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)

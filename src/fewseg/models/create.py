@@ -1,0 +1,94 @@
+"""Models by name: building them, and loading what ``model.save`` wrote."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+import fewseg.models as zoo
+from fewseg.errors import FewsegError
+from fewseg.models.base import FewShotSegmentor
+
+
+def build(name: str, hyper_parameters: dict[str, Any]) -> pl.LightningModule:
+    """A new module of a class in ``fewseg.models``.
+
+    Args:
+        name: of the class.
+        hyper_parameters: its arguments.
+
+    Raises:
+        FewsegError: an unknown name or argument.
+    """
+    method = getattr(zoo, name, None)
+    if not (inspect.isclass(method) and issubclass(method, pl.LightningModule)):
+        raise FewsegError("model", repr(name), f"one of {', '.join(zoo.__all__)}", "correct the spelling")
+    known = inspect.signature(method).parameters
+    for key in hyper_parameters:
+        if key not in known:
+            wanted = f"one of {', '.join(known)}"
+            raise FewsegError(
+                f"{name}.{key}", "an unknown hyper-parameter", wanted, "correct the spelling or remove it"
+            )
+    return method(**hyper_parameters)
+
+
+def list_models() -> list[str]:
+    """The class names of all methods.
+
+    >>> "GuidedNet" in list_models()
+    True
+    """
+    return list(zoo.__all__)
+
+
+def create_model(name: str, **hyper_parameters: Any) -> FewShotSegmentor:
+    """A new model in eval mode.
+
+    Args:
+        name: one of ``list_models()``.
+        **hyper_parameters: arguments of the class.
+
+    >>> create_model("PANet", encoder="tiny").training
+    False
+    """
+    if name not in zoo.__all__:
+        raise FewsegError("name", repr(name), f"one of {', '.join(zoo.__all__)}", "correct the spelling")
+    model = build(name, hyper_parameters)
+    assert isinstance(model, FewShotSegmentor)
+    return model.eval()
+
+
+def load_model(path: str | Path, cls: type[FewShotSegmentor] | None = None) -> FewShotSegmentor:
+    """The model that ``model.save(path)`` wrote, in eval mode.
+
+    Only names in ``fewseg.models.__all__`` are resolved, never an import path from the file.
+
+    Args:
+        path: the folder with ``model.safetensors`` and ``config.json``.
+        cls: a class of your own, where the model is not one of the zoo.
+
+    Raises:
+        FewsegError: a file is missing, broken, or of another class.
+    """
+    folder = Path(path)
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        name, hyper_parameters = config["method"], dict(config["hyper_parameters"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise FewsegError(str(folder), reason, "a folder that model.save() wrote", "check the path") from None
+    hyper_parameters["weights"] = None  # what the encoder started from is in the saved weights
+    if cls is None:
+        model = create_model(name, **hyper_parameters)
+    elif cls.__name__ == name:
+        model = cls(**hyper_parameters)
+    else:
+        raise FewsegError(str(folder), f"a {name}", f"a {cls.__name__}", "pass the class that was saved")
+    model.load_weights(folder / "model.safetensors")
+    model.image_size = config.get("image_size")
+    return model.eval()

@@ -1,0 +1,128 @@
+"""The FCN-32s parts of the guided-networks papers: trunk, annotation pooling and decoder on one stride-32 grid.
+
+Source: Long et al. 2015 (FCN-32s) as used by Rakelly et al. 2018 (guided networks, https://arxiv.org/abs/1806.07373).
+conv1_1 is padded by 81 and fc6 not at all, so cell i of a side is centred at pixel 32 i + 31.5 and a side of n pixels
+has ceil(n / 32) - 1 cells: 33 pixels are the least.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewseg.modules.encoders import ImageEncoder
+from fewseg.modules.vgg import BGR_MEAN, VGG16, load_torchvision
+
+STRIDE = 32
+MIN_SIZE = 33  # pixels of a side
+
+
+class FCN32s(ImageEncoder):
+    """VGG-16, fully convolutional, up to its last hidden layer.
+
+    Raw integers are RGB; they become BGR minus the mean on the scale 0..255, as the Caffe weights want it.
+
+    Args:
+        lite: True ends at fc6 with 256 channels and Dropout2d; False has fc6 and fc7 with 4096 and dropout.
+        weights: a .safetensors file with torchvision's VGG-16 names (the Caffe weights), or None.
+        trainable: False freezes the parameters.
+
+    >>> FCN32s(lite=True).eval()(torch.rand(1, 3, 33, 65)).maps[0].shape
+    torch.Size([1, 256, 1, 2])
+    """
+
+    def __init__(self, lite: bool, weights: str | None = None, trainable: bool = True) -> None:
+        super().__init__(mean=BGR_MEAN, std=(1.0, 1.0, 1.0), scale=1.0, trainable=trainable)
+        self.lite = lite
+        self.vgg = VGG16([nn.MaxPool2d(2, ceil_mode=True) for _ in range(5)], first_padding=81)
+        self.fc6 = nn.Conv2d(512, 256 if lite else 4096, 7)
+        self.fc7 = None if lite else nn.Conv2d(4096, 4096, 1)
+        self.drop: nn.Module = nn.Dropout2d(0.5) if lite else nn.Dropout(0.5)
+        self.out_channels = (256 if lite else 4096,)
+        self.strides = (STRIDE,)
+        for convolution in self.convolutions()[13:]:
+            start(convolution, 0.001)
+        if weights is not None:
+            load_torchvision(self.vgg.convolutions() if lite else self.convolutions(), weights)
+        self.freeze_where_asked()
+
+    def extra_repr(self) -> str:
+        """What the fingerprint covers beside the parameters."""
+        return f"lite={self.lite}"
+
+    def convolutions(self) -> list[nn.Conv2d]:
+        """All convolutions, first to last."""
+        return [*self.vgg.convolutions(), self.fc6] + ([] if self.fc7 is None else [self.fc7])
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Raw RGB integers (..., 3, H, W) to BGR minus the mean; floats unchanged."""
+        return images if images.is_floating_point() else super().normalize(images.flip(-3))
+
+    def maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The last hidden layer (n, C, h, w) of normalised images (n, 3, H, W)."""
+        hidden = self.drop(F.relu(self.fc6(self.vgg.maps(images)[0])))
+        return (hidden if self.fc7 is None else self.drop(F.relu(self.fc7(hidden))),)
+
+
+def start(convolution: nn.Conv2d, deviation: float) -> None:
+    """The papers' initial values: weights N(0, deviation), or all zero for a score layer, and zero biases."""
+    nn.init.normal_(convolution.weight, std=deviation) if deviation else nn.init.zeros_(convolution.weight)
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
+
+
+def bilinear_kernel(stride: int = STRIDE) -> Tensor:
+    """The kernel (2 stride, 2 stride) that interpolates bilinearly by an integer factor; its sum is stride².
+
+    >>> bilinear_kernel(2)[0]
+    tensor([0.0625, 0.1875, 0.1875, 0.0625])
+    """
+    side = 1 - (torch.arange(2 * stride, dtype=torch.float64) - (stride - 0.5)).abs() / stride
+    return torch.outer(side, side).to(torch.get_default_dtype())
+
+
+class AnnotationPool(nn.Module):
+    """Label indicators on the trunk's grid, weighted by the distance to each cell's centre.
+
+    The kernel is fixed; it is a parameter without gradient, so that it counts as the original counts it.
+
+    >>> AnnotationPool()(torch.ones(1, 1, 97, 65)).shape
+    torch.Size([1, 1, 3, 2])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        kernel = bilinear_kernel() / STRIDE**2  # sums to 1
+        self.kernel = nn.Parameter(kernel[None, None], requires_grad=False)
+
+    def forward(self, indicators: Tensor) -> Tensor:
+        """Weights (B, K, h, w) of indicators (B, K, H, W); not normalised over cells."""
+        padded = F.pad(indicators.flatten(0, 1)[:, None], (0, STRIDE - 1, 0, STRIDE - 1))
+        weights: Tensor = F.conv2d(padded, self.kernel, stride=STRIDE)
+        return weights.reshape(*indicators.shape[:2], *weights.shape[-2:])
+
+
+class Decoder(nn.Module):
+    """A fixed, unpadded transposed convolution with the bilinear kernel, cropped at the bottom and right.
+
+    It is not interpolation: within 32 pixels of the border the logits fade towards 0, which the loss sees.
+
+    Args:
+        channels: of the dense kernel; its diagonal is the bilinear kernel. A parameter without gradient, see
+            ``AnnotationPool``.
+
+    >>> Decoder(1)(torch.ones(1, 2, 1, 1), (33, 33))[0, 0, 31, 31].item()
+    0.96899...
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        kernel = torch.eye(channels)[:, :, None, None] * bilinear_kernel()
+        self.kernel = nn.Parameter(kernel, requires_grad=False)
+
+    def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits (B, n, H, W) of scores (B, n, h, w); n is a multiple of ``channels``."""
+        grouped = scores.reshape(-1, self.kernel.shape[0], *scores.shape[-2:])
+        logits = F.conv_transpose2d(grouped, self.kernel, stride=STRIDE)[..., : size[0], : size[1]]
+        return logits.reshape(*scores.shape[:2], *size)

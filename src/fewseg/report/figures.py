@@ -1,0 +1,156 @@
+"""The plots of a report: leaderboard lines and learning curves in, plotly figures out."""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import plotly.graph_objects as go
+
+from fewseg.results import Line, amount, points
+
+# Okabe and Ito's palette without its yellow, which is too light for lines on white
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES = ("solid", "dash", "dot")
+_SYMBOLS = ("circle", "square", "diamond")
+_PATTERNS = ("", "/", "x")
+
+
+class Style(NamedTuple):
+    """How one configuration looks everywhere; colours that come round again get another dash, symbol and pattern."""
+
+    colour: str
+    dash: str
+    symbol: str
+    pattern: str
+
+
+class Curve(NamedTuple):
+    """One training: (step, value) pairs and who it belongs to."""
+
+    config: str
+    label: str
+    steps: list[float]
+    values: list[float]
+
+
+def styles(configs: Sequence[str]) -> dict[str, Style]:
+    """One style per configuration, the same for every plot.
+
+    >>> styles(["guided", "panet"])["panet"].colour
+    '#D55E00'
+    """
+    turns = {config: divmod(i, len(_COLOURS)) for i, config in enumerate(dict.fromkeys(configs))}
+    return {
+        c: Style(_COLOURS[i], _DASHES[turn % 3], _SYMBOLS[turn % 3], _PATTERNS[turn % 3])
+        for c, (turn, i) in turns.items()
+    }
+
+
+def against_points(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[str, go.Figure] | None:
+    """MIoU against P at the K with most P; None where no configuration has two."""
+    return _against(lines, style, "n_points", "n_shot", "annotated pixels per label and image (P)", "K")
+
+
+def against_shots(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[str, go.Figure] | None:
+    """MIoU against K at the P with most K; None where no configuration has two."""
+    return _against(lines, style, "n_shot", "n_points", "annotated images (K)", "P")
+
+
+def _against(
+    lines: Sequence[Line], style: Mapping[str, Style], along: str, fixed: str, title: str, letter: str
+) -> tuple[str, go.Figure] | None:
+    scored = [line for line in lines if line.miou is not None]
+    values = {(getattr(line, fixed), getattr(line, along)) for line in scored}
+    counts = Counter(at for at, _ in values)
+    if not counts or max(counts.values()) < 2:
+        return None
+    chosen = max(counts, key=lambda at: (counts[at], amount(at)))  # the densest of those with most settings
+    figure = go.Figure()
+    shown = [line for line in scored if getattr(line, fixed) == chosen]
+    for config in dict.fromkeys(line.config for line in shown):
+        own = sorted((line for line in shown if line.config == config), key=lambda line: amount(getattr(line, along)))
+        look = style[config]
+        figure.add_scatter(
+            name=html.escape(config),
+            x=[points(getattr(line, along)) for line in own],
+            y=[line.miou for line in own],
+            error_y=_bars([line.miou for line in own], [line.ci95 for line in own]),
+            mode="lines+markers",
+            line={"color": look.colour, "dash": look.dash},
+            marker={"symbol": look.symbol, "size": 9},
+            hovertemplate="%{x}: %{y:.3f}",
+        )
+    order = sorted({getattr(line, along) for line in shown}, key=amount)
+    axis = {"title": title, "type": "category", "categoryorder": "array", "categoryarray": [points(v) for v in order]}
+    return f"{letter} = {points(chosen)}", _finish(figure, axis, "mIoU")
+
+
+def _bars(centres: Sequence[float | None], intervals: Sequence[tuple[float, float] | None]) -> dict[str, Any]:
+    pairs = [(c or 0.0, i or (c or 0.0, c or 0.0)) for c, i in zip(centres, intervals, strict=True)]
+    up, down = [high - c for c, (_, high) in pairs], [c - low for c, (low, _) in pairs]
+    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.2, "width": 4}
+
+
+def per_class(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[str, go.Figure] | None:
+    """IoU of every class, at the densest setting of those that most configurations share; None without classes."""
+    scored = [line for line in lines if line.per_class_iou]
+    counts = Counter((line.n_points, line.n_shot) for line in scored)
+    if not counts:
+        return None
+    chosen = max(counts, key=lambda setting: (counts[setting], amount(setting[0]), setting[1]))
+    figure = go.Figure()
+    for line in scored:
+        if (line.n_points, line.n_shot) == chosen:
+            figure.add_bar(
+                name=html.escape(line.config),
+                x=[html.escape(name) for name in line.per_class_iou],
+                y=list(line.per_class_iou.values()),
+                marker={"color": style[line.config].colour, "pattern": {"shape": style[line.config].pattern}},
+                hovertemplate="%{x}: %{y:.3f}",
+            )
+    names = dict.fromkeys(name for line in scored for name in line.per_class_iou)
+    axis = {"type": "category", "categoryorder": "array", "categoryarray": [html.escape(name) for name in names]}
+    return f"K = {chosen[1]}, P = {points(chosen[0])}", _finish(figure, axis, "IoU")
+
+
+def learning_curves(curves: Sequence[Curve], style: Mapping[str, Style], title: str) -> go.Figure:
+    """Values against training steps, one thin line per training, in its configuration's colour."""
+    figure = go.Figure()
+    named: set[str] = set()
+    for curve in curves:
+        look = style[curve.config]
+        figure.add_scatter(
+            name=html.escape(curve.config),
+            legendgroup=html.escape(curve.config),
+            showlegend=curve.config not in named,
+            x=curve.steps,
+            y=curve.values,
+            mode="lines" if len(curve.steps) > 1 else "markers",
+            line={"color": look.colour, "dash": look.dash, "width": 1.5},
+            hovertemplate=f"{html.escape(curve.label)}, step %{{x}}: %{{y:.3f}}",
+        )
+        named.add(curve.config)
+    return _finish(figure, {"title": "step", "rangemode": "tozero"}, title)
+
+
+def _finish(figure: go.Figure, xaxis: dict[str, Any], y: str) -> go.Figure:
+    figure.update_layout(
+        template="simple_white",
+        height=400,
+        margin={"l": 60, "r": 15, "t": 15, "b": 60},
+        font={"family": "system-ui, sans-serif", "size": 13},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        showlegend=True,
+        xaxis={"automargin": True, **xaxis},
+        yaxis={"title": y, "rangemode": "tozero", "showgrid": True, "gridcolor": "#e8eaed", "automargin": True},
+    )
+    return figure
+
+
+def embed(figure: go.Figure, name: str) -> str:
+    """The figure as HTML with the id ``name``; the page brings plotly itself."""
+    config = {"displayModeBar": False, "responsive": True}
+    return str(figure.to_html(config=config, full_html=False, include_plotlyjs=False, div_id=name))

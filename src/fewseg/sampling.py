@@ -1,0 +1,766 @@
+"""Which images train and test a fold, and which episodes are drawn from them. Needs no torch.
+
+A protocol is plain data: a ``TrainingPart`` and an ``EvaluationPart``; ``fewseg.protocols`` names those in use.
+Evaluation episodes are frozen lists, known by their SHA-256. Training episode i is a pure function of (seed, i).
+The draws of published code bases are repeated with the generators that those used (Python's ``random`` for OSLSM,
+PANet and PFENet); everything of ours uses ``numpy.random.RandomState``, whose stream is guaranteed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import math
+import random
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fewseg.datasets.base import FewShotDataset, LabelMap
+from fewseg.episode import NEGATIVE, POSITIVE, UNKNOWN, VOID, EpisodeSpec, Point
+from fewseg.errors import FewsegError
+
+Void = Literal["ignore", "background", "foreground"]
+Draw = Literal["uniform", "oslsm", "hsnet", "pfenet", "panet", "every_mask"]
+ScoringSize = Literal["original", "longer_square"] | tuple[int, int]
+PointMode = Literal["dense", "sparse", "mixed"]
+Entry = tuple[str, int]  # (image id, class id): one mask
+Map = npt.NDArray[np.uint8]
+
+MIXED_COUNTS = (0, 1, 2, 5, 10)  # of annotated pixels, beside the n_points that was asked for
+MAX_TRAINING_POINTS = 99  # the guided networks train on 0 to 99 points a label
+
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingPart:
+    """Which images a fold trains on, and what their pixels mean.
+
+    Args:
+        split: list of the data set, where ``image_lists`` is empty.
+        heldout: ``"drop"`` leaves out every image with a novel class; ``"background"`` keeps it, novel pixels negative.
+        single_class: keep only images that show one class.
+        min_area: pixels that a class needs in an image to be drawn from it.
+        min_cells: cells of OSLSM's 32-pixel grid that a class needs (see ``oslsm_cells``).
+        void: what void pixels are in the loss.
+        support_void: what void pixels are in dense support annotations.
+        class_balanced: subsample the images of every class to the number of the rarest one.
+        hold_out_tenth: keep a tenth of the images, fixed by the SHA-256 of their ids, for model selection.
+        classes: ``"base"``, or ``"all"`` for the oracle that has seen the novel classes too.
+        image_lists: foreign lists that replace the split.
+    """
+
+    split: str = "train"
+    heldout: Literal["drop", "background"] = "drop"
+    single_class: bool = False
+    min_area: int = 1
+    min_cells: int = 0
+    void: Void = "ignore"
+    support_void: Void = "ignore"
+    class_balanced: bool = False
+    hold_out_tenth: bool = False
+    classes: Literal["base", "all"] = "base"
+    image_lists: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationPart:
+    """Which episodes test a fold, and how they are scored.
+
+    Args:
+        split: list of the data set, where ``image_lists`` is empty.
+        draw: how episodes are drawn, see the ``_draw_*`` functions.
+        n_episodes: length of the list over all runs; None = every mask once.
+        seed: of the draw.
+        min_area: pixels that a class needs in an image to be drawn from it.
+        min_cells: cells of OSLSM's 32-pixel grid that a class needs (see ``oslsm_cells``).
+        image_lists: foreign lists that replace the split.
+        scoring_size: where predictions and masks are compared: the image's size, a square of its longer side (the
+            added part is void), or (height, width).
+        resize: how queries enter the network's canvas: ``"pad"`` keeps their proportions, ``"stretch"`` does not.
+        void: what void pixels are in the metric.
+        support_void: what void pixels are in dense support annotations; points are never drawn from void.
+        swap_roles: 1-shot episodes exchange query and support (SG-One).
+        counts: ``"equal"`` draws as many points of each label in each support; ``"mixed"`` draws the counts as well.
+        short_label: a label with fewer pixels than points gives ``"all"`` it has, or ``"none"`` (revolver).
+        runs: the list is this many runs in a row, each with its own seed; figures are means over runs.
+        threshold: on the foreground probability.
+        metric: the figure that stands for the protocol.
+    """
+
+    split: str = "val"
+    draw: Draw = "uniform"
+    n_episodes: int | None = 1000
+    seed: int = 0
+    min_area: int = 1
+    min_cells: int = 0
+    image_lists: tuple[str, ...] = ()
+    scoring_size: ScoringSize = "original"
+    resize: Literal["pad", "stretch"] = "pad"
+    void: Literal["ignore", "background"] = "ignore"
+    support_void: Void = "ignore"
+    swap_roles: bool = False
+    counts: Literal["equal", "mixed"] = "equal"
+    short_label: Literal["all", "none"] = "all"
+    runs: int = 1
+    threshold: float = 0.5
+    metric: Literal["miou", "positive_iou"] = "miou"
+
+    @property
+    def support_may_equal_query(self) -> bool:
+        """Whether this draw may hand out the query as its own support."""
+        return self.draw == "every_mask"
+
+    @property
+    def supports_may_repeat(self) -> bool:
+        """Whether this draw may hand out the same support twice."""
+        return self.draw in ("every_mask", "hsnet")
+
+    def run_of(self, episode: int, n_episodes: int) -> int:
+        """The run that episode number ``episode`` of a list of ``n_episodes`` belongs to.
+
+        >>> [EvaluationPart(runs=2).run_of(e, 5) for e in range(5)]
+        [0, 0, 0, 1, 1]
+        """
+        return episode * self.runs // n_episodes
+
+
+class Protocol(NamedTuple):
+    """A named variant of a benchmark; ``note`` says what it reproduces and what it only approximates."""
+
+    name: str
+    training: TrainingPart
+    evaluation: EvaluationPart
+    note: str
+
+
+class Pool(NamedTuple):
+    """What episodes are drawn from: ``by_class`` maps a class id to the ids of images that show enough of it, in the
+    list's order; ``images`` are all ids that appear in it, each once.
+    """
+
+    by_class: dict[int, tuple[str, ...]]
+    images: tuple[str, ...]
+
+
+class TrainingDraw(NamedTuple):
+    """One training episode and its annotated pixels per label and support, None = dense."""
+
+    spec: EpisodeSpec
+    n_points: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeList:
+    """A frozen list of episodes: equal lists have equal text and equal hashes, on every platform.
+
+    >>> episodes = EpisodeList((EpisodeSpec("q", ("s",), 1),))
+    >>> EpisodeList.from_text(episodes.text()) == episodes
+    True
+    """
+
+    specs: tuple[EpisodeSpec, ...]
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    def text(self) -> str:
+        """JSON lines, one episode each."""
+        return "".join(spec.to_json() + "\n" for spec in self.specs)
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Hex digest of the text: the name of the list in results."""
+        return hashlib.sha256(self.text().encode()).hexdigest()
+
+    @classmethod
+    def from_text(cls, text: str) -> EpisodeList:
+        """The list that ``text()`` wrote.
+
+        Raises:
+            FewsegError: a line is not an episode.
+        """
+        specs = []
+        for number, line in enumerate(text.splitlines(), start=1):
+            try:
+                specs.append(EpisodeSpec.from_json(line))
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                remedy = "take the text that EpisodeList.text() wrote"
+                raise FewsegError(f"episode list, line {number}", repr(line[:60]), "one episode", remedy) from error
+        return cls(tuple(specs))
+
+
+def sub_seed(*key: int | str) -> int:
+    """A 32-bit seed from a tuple of plain ints and strings: the one way seeds are derived from seeds.
+
+    >>> sub_seed("clean", 0, 3)
+    2514994792
+    """
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:4], "big")
+
+
+def _rng(*key: int | str) -> np.random.RandomState:
+    return np.random.RandomState(sub_seed(*key))
+
+
+# ---------------------------------------------------------------------------------------------------- label maps
+
+
+def annotation_map(label: LabelMap, class_id: int, void: Void = "ignore") -> Map:
+    """The dense annotation of one class: 1 where the label is the class, 0 elsewhere; novel classes count as elsewhere.
+
+    Args:
+        label: (H, W) uint8 class ids, 255 void.
+        class_id: the foreground.
+        void: void pixels become unknown (255), negative or positive.
+
+    Returns:
+        (H, W) uint8 of 0, 1 and 255.
+
+    >>> annotation_map(np.uint8([[0, 3, 7, 255]]), 3)
+    array([[  0,   1,   0, 255]], dtype=uint8)
+    """
+    value = {"ignore": UNKNOWN, "background": NEGATIVE, "foreground": POSITIVE}[void]
+    out: Map = np.asarray(label == class_id).astype(np.uint8)
+    out[label == VOID] = value
+    return out
+
+
+def query_mask(label: LabelMap, class_id: int, void: Void = "ignore") -> Map:
+    """The truth of one class, (H, W) uint8 of 0, 1 and 255 = void: an annotation map whose unknown pixels are void.
+
+    >>> query_mask(np.uint8([[0, 3, 7, 255]]), 3, "background")
+    array([[0, 1, 0, 0]], dtype=uint8)
+    """
+    return annotation_map(label, class_id, void)
+
+
+def oslsm_cells(mask: npt.NDArray[np.bool_]) -> int:
+    """How many cells of OSLSM's grid an object fills; OSLSM keeps objects with more than two.
+
+    The mask (H, W) is padded by 15 pixels at the top and left, filled up to a multiple of 32 and shrunk 32 times by
+    nearest neighbour, read as the cell's first pixel.
+
+    >>> oslsm_cells(np.ones((64, 96), bool))
+    6
+    """
+    return int(mask[17::32, 17::32].sum())  # row and column 0 of the grid lie in the padding: 32 k - 15
+
+
+def draw_points(
+    annotation: Map, n_points: int | tuple[int, int], seed: int, short_label: Literal["all", "none"] = "all"
+) -> list[tuple[int, int, int]]:
+    """Pixels of an annotation, uniform over each label without replacement; unknown pixels are never drawn.
+
+    Draws are nested: for one seed, the points for n + 1 contain those for n. A label with fewer pixels than asked for
+    gives all it has; revolver (shelhamer/revolver df5b72b) gives none, which is ``short_label="none"``.
+
+    Args:
+        annotation: (H, W) uint8 of 0, 1 and 255.
+        n_points: pixels of each label, or (negative, positive).
+        seed: any integer.
+        short_label: what a label with too few pixels gives.
+
+    Returns:
+        Rows of (row, col, label), negatives first.
+
+    Raises:
+        FewsegError: a count below 0.
+
+    >>> draw_points(np.uint8([[0, 1, 255]]), 5, seed=0)
+    [(0, 0, 0), (0, 1, 1)]
+    """
+    counts = (n_points, n_points) if isinstance(n_points, int) else n_points
+    if min(counts) < 0:
+        raise FewsegError("n_points", n_points, "0 or more", "ask for a number of pixels, or None for dense masks")
+    points = []
+    for label, count in zip((NEGATIVE, POSITIVE), counts, strict=True):
+        pixels = np.flatnonzero(annotation == label)
+        if short_label == "none" and len(pixels) < count:
+            continue
+        uniform = _rng("points", seed, label).random_sample(min(count, len(pixels)))
+        moved: dict[int, int] = {}  # Fisher-Yates over a sparse array: the prefix of a permutation without the rest
+        for i, u in enumerate(uniform.tolist()):
+            j = i + int(u * (len(pixels) - i))
+            row, col = divmod(int(pixels[moved.get(j, j)]), annotation.shape[1])
+            moved[j] = moved.get(i, i)
+            points.append((row, col, label))
+    return points
+
+
+# --------------------------------------------------------------------------------------------------------- pools
+
+
+def training_pool(dataset: FewShotDataset, part: TrainingPart, fold: int) -> Pool:
+    """What training episodes of a fold are drawn from; the held-out tenth is left out.
+
+    Where a data set's own train and val lists overlap, test images never train, whatever ``heldout`` says.
+
+    Raises:
+        FewsegError: an unknown fold, or a foreign list that the data set lacks or cannot serve.
+    """
+    entries, tenth = _training_entries(dataset, part, fold)
+    pool = _pool([e for e in entries if e[0] not in tenth], _training_classes(dataset, part, fold))
+    if not part.class_balanced:
+        return pool
+    rarest = min((len(ids) for ids in pool.by_class.values() if ids), default=0)
+    kept = {c: set(_by_hash(ids, c)[:rarest]) for c, ids in pool.by_class.items()}
+    return _pool([(i, c) for i, c in entries if i in kept[c]], pool.by_class)
+
+
+def validation_pool(dataset: FewShotDataset, part: TrainingPart, fold: int) -> Pool:
+    """The held-out tenth with the base classes: what model selection may look at.
+
+    Raises:
+        FewsegError: a protocol that holds nothing out, or an unknown fold.
+    """
+    if not part.hold_out_tenth:
+        remedy = "use the protocol clean, or take the last step without selection"
+        raise FewsegError("protocol", "one that keeps no images for model selection", "hold_out_tenth", remedy)
+    entries, tenth = _training_entries(dataset, part, fold)
+    base = dataset.base_classes(fold)
+    return _pool([(i, c) for i, c in entries if i in tenth and c in base], base)
+
+
+def evaluation_pool(dataset: FewShotDataset, part: EvaluationPart, fold: int) -> Pool:
+    """What test episodes of a fold are drawn from: the novel classes.
+
+    Raises:
+        FewsegError: an unknown fold, or a foreign list that the data set lacks or cannot serve.
+    """
+    _check_fold(dataset, fold)
+    novel = dataset.novel_classes(fold)
+    return _pool(_entries(dataset, part, novel), novel)
+
+
+def _training_classes(dataset: FewShotDataset, part: TrainingPart, fold: int) -> tuple[int, ...]:
+    return dataset.base_classes(fold) if part.classes == "base" else tuple(range(1, len(dataset.class_names) + 1))
+
+
+def _training_entries(dataset: FewShotDataset, part: TrainingPart, fold: int) -> tuple[list[Entry], set[str]]:
+    """The masks that a fold may train on, and the ids of the tenth that it holds out."""
+    _check_fold(dataset, fold)
+    areas = dataset.index().areas
+    entries = _entries(dataset, part, _training_classes(dataset, part, fold))
+    if part.classes == "base":
+        novel = set(dataset.novel_classes(fold))
+        # a test image that trained as background would have been seen: matters where train and val are one list
+        suspects = None if part.heldout == "drop" else set(dataset.ids("val"))
+        entries = [(i, c) for i, c in entries if novel.isdisjoint(areas[i]) or not (suspects is None or i in suspects)]
+    if part.single_class:
+        entries = [(i, c) for i, c in entries if len(areas[i]) == 1]
+    images = list(dict.fromkeys(i for i, _ in entries))
+    tenth = set(_by_hash(images)[: max(1, len(images) // 10)]) if part.hold_out_tenth else set()
+    return entries, tenth
+
+
+def _entries(dataset: FewShotDataset, part: TrainingPart | EvaluationPart, classes: Collection[int]) -> list[Entry]:
+    """The masks of a split or of foreign lists that are large enough, in list order, classes of an image ascending."""
+    areas = dataset.index().areas
+    listed: list[tuple[str, int | None]] = [(i, None) for i in dataset.ids(part.split)] if not part.image_lists else []
+    for name in part.image_lists:
+        listed += _foreign_list(dataset, name)
+    lacking = [i for i, c in listed if i not in areas or (c is not None and c not in areas[i])]
+    if lacking:
+        raise FewsegError(
+            f"lists of {dataset.name}",
+            f"{len(lacking)} of {len(listed)} masks that the data set lacks, the first in {lacking[0]}",
+            "every listed image with its listed class",
+            "complete the data set, or use the protocol clean",
+        )
+    entries = [
+        (image_id, c)
+        for image_id, only in dict.fromkeys(listed)
+        for c in (sorted(areas[image_id]) if only is None else (only,))
+        if c in classes and areas[image_id][c] >= part.min_area
+    ]
+    if not part.min_cells:
+        return entries
+    large = []
+    for image_id, group in itertools.groupby(entries, key=lambda entry: entry[0]):
+        label = dataset.label(image_id)
+        large += [(image_id, c) for _, c in group if oslsm_cells(label == c) >= part.min_cells]
+    return large
+
+
+def _foreign_list(dataset: FewShotDataset, name: str) -> tuple[tuple[str, int | None], ...]:
+    reader: Callable[[str], tuple[tuple[str, int | None], ...]] | None = getattr(dataset, "foreign_list", None)
+    if reader is None:
+        remedy = "use the data set that the list was made for (Pascal5i), or the protocol clean"
+        raise FewsegError("protocol", f"one that reads the list {name}", f"a protocol for {dataset.name}", remedy)
+    return reader(name)
+
+
+def _pool(entries: Sequence[Entry], classes: Iterable[int]) -> Pool:
+    by_class: dict[int, list[str]] = {c: [] for c in classes}
+    for image_id, class_id in entries:
+        by_class[class_id].append(image_id)
+    return Pool({c: tuple(ids) for c, ids in by_class.items()}, tuple(dict.fromkeys(i for i, _ in entries)))
+
+
+def _by_class(entries: Sequence[Entry]) -> dict[int, tuple[str, ...]]:
+    return _pool(entries, sorted({c for _, c in entries})).by_class
+
+
+def _by_hash(ids: Iterable[str], *key: int) -> list[str]:
+    """Ids in an order that depends on nothing but the ids (and the key)."""
+    return sorted(ids, key=lambda i: hashlib.sha256("/".join([*map(str, key), i]).encode()).hexdigest())
+
+
+# ------------------------------------------------------------------------------------------------ evaluation lists
+
+
+class _Episode(NamedTuple):
+    query_id: str
+    support_ids: tuple[str, ...]
+    class_id: int
+
+
+def evaluation_list(
+    dataset: FewShotDataset,
+    protocol: Protocol,
+    fold: int,
+    n_shot: int,
+    n_points: int | None,
+    n_episodes: int | None = None,
+) -> EpisodeList:
+    """The frozen test episodes of a fold.
+
+    Points are nested in P. Episodes are nested in K (K = 5 has the queries of K = 1, and its supports first) where the
+    draw is ``uniform`` or ``oslsm``; the other draws use their generator in proportion to K, as their authors did.
+
+    Args:
+        dataset: where the images are.
+        protocol: which episodes.
+        fold: which classes are novel.
+        n_shot: K supports; 0 for class-blind methods.
+        n_points: annotated pixels per label and support, None = dense masks.
+        n_episodes: length of the list; None = the protocol's own. A list of every mask ends with the last mask.
+
+    Raises:
+        FewsegError: an unknown fold, too few images of a class, or numbers that make no sense.
+    """
+    part = protocol.evaluation
+    _check_request(n_shot, n_points, n_episodes, part)
+    _check_fold(dataset, fold)
+    novel = dataset.novel_classes(fold)
+    entries = _entries(dataset, part, novel)
+    n_supports = 0 if part.support_may_equal_query else min(n_shot, 1) if part.supports_may_repeat else n_shot
+    _check_pool(_pool(entries, novel).by_class, n_shot, 1 + n_supports)
+    wanted = part.n_episodes if n_episodes is None else n_episodes
+    episodes = _DRAWS[part.draw](entries, part, fold, n_shot, len(entries) if wanted is None else wanted)
+    if part.swap_roles and n_shot == 1:
+        episodes = [_Episode(e.support_ids[0], (e.query_id,), e.class_id) for e in episodes]
+    return _freeze(dataset, part, episodes, n_points, ("evaluation", part.seed, fold))
+
+
+def validation_list(
+    dataset: FewShotDataset,
+    protocol: Protocol,
+    fold: int,
+    n_shot: int,
+    n_points: int | None,
+    n_episodes: int,
+) -> EpisodeList:
+    """Frozen episodes of base classes on the held-out tenth, for model selection; drawn as the protocol ``clean`` does.
+
+    Base classes with fewer than K + 1 images in the tenth are left out.
+
+    Raises:
+        FewsegError: a protocol that holds nothing out, no class with enough images, or numbers that make no sense.
+    """
+    part = protocol.evaluation
+    _check_request(n_shot, n_points, n_episodes, part)
+    by_class = validation_pool(dataset, protocol.training, fold).by_class
+    kept = {c for c, ids in by_class.items() if len(ids) > n_shot}
+    if not kept:
+        got = f"{n_shot} with at most {max(map(len, by_class.values()))} images of a class in the held-out tenth"
+        raise FewsegError("n_shot", got, f"a class with {1 + n_shot}", "lower n_shot, or use a larger data set")
+    entries = [(i, c) for c in sorted(kept) for i in by_class[c]]
+    episodes = _draw_uniform(entries, part, fold, n_shot, n_episodes, "validation")
+    return _freeze(dataset, part, episodes, n_points, ("validation", part.seed, fold))
+
+
+def _freeze(
+    dataset: FewShotDataset,
+    part: EvaluationPart,
+    episodes: Sequence[_Episode],
+    n_points: int | None,
+    key: tuple[str, int, int],
+) -> EpisodeList:
+    """Seeds for the episodes and, where supports are sparse, their points. Every support label is read once."""
+    specs = [
+        EpisodeSpec(e.query_id, e.support_ids, e.class_id, seed=sub_seed(*key, number))
+        for number, e in enumerate(episodes)
+    ]
+    if n_points is None:
+        return EpisodeList(tuple(specs))
+    uses: dict[str, list[tuple[int, int]]] = defaultdict(list)  # support id -> (episode, shot)
+    for number, spec in enumerate(specs):
+        for shot, support_id in enumerate(spec.support_ids):
+            uses[support_id].append((number, shot))
+    points: dict[tuple[int, int], list[Point]] = {}
+    for support_id, places in uses.items():
+        label = dataset.label(support_id)
+        for number, shot in places:
+            spec = specs[number]
+            counts = n_points if part.counts == "equal" else _mixed_counts(spec.seed, shot, n_points)
+            drawn = draw_points(annotation_map(label, spec.class_id), counts, spec.seed + shot, part.short_label)
+            points[number, shot] = [Point(shot, *point) for point in drawn]
+    return EpisodeList(
+        tuple(
+            dataclasses.replace(s, points=tuple(p for shot in range(len(s.support_ids)) for p in points[number, shot]))
+            for number, s in enumerate(specs)
+        )
+    )
+
+
+def _mixed_counts(seed: int, shot: int, n_points: int) -> tuple[int, int]:
+    """(negative, positive) counts of one support; the first support has a positive, so that the task is defined."""
+    rng, options = _rng("counts", seed, shot), (*MIXED_COUNTS, n_points)
+    return options[rng.randint(len(options))], options[rng.randint(1 if shot == 0 else 0, len(options))]
+
+
+def _draw_uniform(
+    entries: Sequence[Entry],
+    part: EvaluationPart,
+    fold: int,
+    n_shot: int,
+    n_episodes: int,
+    purpose: str = "evaluation",
+) -> list[_Episode]:
+    """Ours: classes in turn, the images of a class in turn (shuffled anew each time round), supports uniform.
+
+    Every class and, within a class, every query counts as often as the others, give or take one. Query and order of
+    supports are functions of (seed, fold, episode): lists are nested in K and in the number of episodes.
+    """
+    by_class = _by_class(entries)
+    key = (purpose, part.seed, fold)
+
+    @functools.cache
+    def order(class_id: int, lap: int) -> list[int]:
+        return [int(i) for i in _rng(*key, "queries", class_id, lap).permutation(len(by_class[class_id]))]
+
+    episodes = []
+    for e in range(n_episodes):
+        turn, which = divmod(e, len(by_class))
+        class_id = list(by_class)[which]
+        ids = by_class[class_id]
+        lap, position = divmod(turn, len(ids))
+        query = order(class_id, lap)[position]
+        supports = [i for i in _rng(*key, "supports", e).permutation(len(ids)) if i != query]
+        episodes.append(_Episode(ids[query], tuple(ids[i] for i in supports[:n_shot]), class_id))
+    return episodes
+
+
+def python2_shuffle(items: list[_T], rng: random.Random) -> None:
+    """Shuffles in place as Python 2 did, which Python 3 no longer does.
+
+    >>> items = list(range(10))
+    >>> python2_shuffle(items, random.Random(1385))
+    >>> items
+    [8, 5, 3, 6, 0, 2, 7, 4, 9, 1]
+    """
+    for i in reversed(range(1, len(items))):
+        j = int(rng.random() * (i + 1))
+        items[i], items[j] = items[j], items[i]
+
+
+def _draw_oslsm(
+    entries: Sequence[Entry], part: EvaluationPart, fold: int, n_shot: int, n_episodes: int
+) -> list[_Episode]:
+    """lzzcd001/OSLSM d5312de: one pass after another over all masks, each pass shuffled; the other masks of the query's
+    class are shuffled with the same generator, whatever K is, so 1-shot and 5-shot share queries and first supports.
+    """
+    rng = random.Random(part.seed)
+    ids = _by_class(entries)
+    items: list[Entry] = []
+    episodes = []
+    for e in range(n_episodes):
+        if e % len(entries) == 0:
+            items = list(entries)
+            python2_shuffle(items, rng)
+        query, class_id = items[e % len(entries)]
+        others = [i for i in ids[class_id] if i != query]
+        python2_shuffle(others, rng)
+        episodes.append(_Episode(query, tuple(others[:n_shot]), class_id))
+    return episodes
+
+
+def _draw_hsnet(
+    entries: Sequence[Entry], part: EvaluationPart, fold: int, n_shot: int, n_episodes: int
+) -> list[_Episode]:
+    """juhongm999/hsnet 6b1bc12: queries in list order, round and round; supports one by one from the class, drawn again
+    where they are the query, so that supports may repeat each other.
+    """
+    rng = np.random.RandomState(part.seed)
+    ids = _by_class(entries)
+    episodes = []
+    for e in range(n_episodes):
+        query, class_id = entries[e % len(entries)]
+        supports: list[str] = []
+        while len(supports) < n_shot:
+            # one of n without replacement uses the generator otherwise than with it: kept as it was
+            candidate = ids[class_id][int(rng.choice(len(ids[class_id]), 1, replace=False)[0])]
+            if candidate != query:
+                supports.append(candidate)
+        episodes.append(_Episode(query, tuple(supports), class_id))
+    return episodes
+
+
+def _draw_pfenet(
+    entries: Sequence[Entry], part: EvaluationPart, fold: int, n_shot: int, n_episodes: int
+) -> list[_Episode]:
+    """After dvlab-research/PFENet a505675: images in list order, round and round, one of the image's novel classes at
+    random, then distinct supports by rejection. Its loader's workers made its own lists depend on their number.
+    """
+    rng = random.Random(part.seed)
+    ids = _by_class(entries)
+    classes: dict[str, list[int]] = defaultdict(list)
+    for image_id, class_id in entries:
+        classes[image_id].append(class_id)
+    images = list(classes)
+    episodes = []
+    for e in range(n_episodes):
+        query = images[e % len(images)]
+        class_id = classes[query][rng.randint(1, len(classes[query])) - 1]
+        supports: list[str] = []
+        while len(supports) < n_shot:
+            candidate = ids[class_id][rng.randint(1, len(ids[class_id])) - 1]
+            if candidate != query and candidate not in supports:
+                supports.append(candidate)
+        episodes.append(_Episode(query, tuple(supports), class_id))
+    return episodes
+
+
+def _draw_panet(
+    entries: Sequence[Entry], part: EvaluationPart, fold: int, n_shot: int, n_episodes: int
+) -> list[_Episode]:
+    """After kaixin96/PANet 1695bf3: runs with seeds of their own; a class at random, then K + 1 of its images by
+    ``random.sample``, the last of which is the query.
+    """
+    ids = _by_class(entries)
+    generators = [random.Random(part.seed + run) for run in range(part.runs)]
+    episodes = []
+    for e in range(n_episodes):
+        rng = generators[part.run_of(e, n_episodes)]
+        class_id = rng.sample(list(ids), 1)[0]
+        *supports, query = rng.sample(ids[class_id], n_shot + 1)
+        episodes.append(_Episode(query, tuple(supports), class_id))
+    return episodes
+
+
+def _draw_every_mask(
+    entries: Sequence[Entry], part: EvaluationPart, fold: int, n_shot: int, n_episodes: int
+) -> list[_Episode]:
+    """After shelhamer/revolver df5b72b: every mask once, in list order; each support is any image of the class."""
+    rng = np.random.RandomState(part.seed)
+    ids = _by_class(entries)
+    return [
+        _Episode(query, tuple(ids[c][int(i)] for i in rng.randint(0, len(ids[c]), n_shot)), c)
+        for query, c in entries[:n_episodes]
+    ]
+
+
+_DRAWS: dict[Draw, Callable[[Sequence[Entry], EvaluationPart, int, int, int], list[_Episode]]] = {
+    "uniform": _draw_uniform,
+    "oslsm": _draw_oslsm,
+    "hsnet": _draw_hsnet,
+    "pfenet": _draw_pfenet,
+    "panet": _draw_panet,
+    "every_mask": _draw_every_mask,
+}
+
+
+# ------------------------------------------------------------------------------------------------------- training
+
+
+class TrainingSampler:
+    """Training episodes without end: ``draw(i)`` is a pure function of (seed, i), so that a training can be resumed.
+
+    Args:
+        pool: what to draw from.
+        n_shot: K distinct supports, none of which is the query; 0 for class-blind methods.
+        points: ``"dense"`` masks; ``"sparse"``, 0 to 99 points a label, uniform (the guided networks); ``"mixed"``,
+            ours: dense half of the time, else 1 to 99 points a label, uniform in the logarithm.
+        seed: of the training.
+
+    Raises:
+        FewsegError: a class has too few images for K, or no class at all.
+
+    >>> sampler = TrainingSampler(Pool({1: ("a", "b")}, ("a", "b")), n_shot=1, points="dense", seed=0)
+    >>> sampler.draw(3) == sampler.draw(3)
+    True
+    """
+
+    def __init__(self, pool: Pool, n_shot: int, points: PointMode, seed: int) -> None:
+        if points not in ("dense", "sparse", "mixed"):
+            raise FewsegError("points", points, "dense, sparse or mixed", "choose one of the three")
+        _check_n_shot(n_shot)
+        _check_pool(pool.by_class, n_shot, 1 + n_shot)
+        self.pool, self.n_shot, self.points, self.seed = pool, n_shot, points, seed
+        self._classes = tuple(pool.by_class)
+
+    def draw(self, index: int) -> TrainingDraw:
+        """Episode number ``index``; points are left to the loader: ``draw_points(..., seed=spec.seed + shot)``."""
+        rng = _rng("training", self.seed, index)
+        class_id = self._classes[rng.randint(len(self._classes))]
+        ids = self.pool.by_class[class_id]
+        query, *supports = (ids[i] for i in rng.permutation(len(ids))[: self.n_shot + 1])
+        spec = EpisodeSpec(query, tuple(supports), class_id, seed=sub_seed("training", self.seed, index, "episode"))
+        return TrainingDraw(spec, self._n_points(rng))
+
+    def _n_points(self, rng: np.random.RandomState) -> int | None:
+        if self.points == "sparse":
+            return int(rng.randint(0, MAX_TRAINING_POINTS + 1))
+        if self.points == "dense" or rng.random_sample() < 0.5:
+            return None
+        count = math.floor(math.exp(rng.random_sample() * math.log(MAX_TRAINING_POINTS + 1)))
+        return min(count, MAX_TRAINING_POINTS)  # exp may round up to the excluded end
+
+
+# --------------------------------------------------------------------------------------------------------- checks
+
+
+def _check_fold(dataset: FewShotDataset, fold: int) -> None:
+    if fold not in range(dataset.n_folds):
+        remedy = f"choose one of the {dataset.n_folds} folds"
+        raise FewsegError("fold", fold, f"0 to {dataset.n_folds - 1}", remedy)
+
+
+def _check_n_shot(n_shot: int) -> None:
+    if n_shot < 0:
+        raise FewsegError("n_shot", n_shot, "0 or more", "ask for a number of supports, 0 for class-blind methods")
+
+
+def _check_request(n_shot: int, n_points: int | None, n_episodes: int | None, part: EvaluationPart) -> None:
+    _check_n_shot(n_shot)
+    if n_points is not None and n_points < 0:
+        raise FewsegError("n_points", n_points, "0 or more", "ask for a number of pixels, or None for dense masks")
+    if part.counts == "mixed" and not n_points:
+        got = "dense" if n_points is None else n_points
+        remedy = "ask for the largest number of pixels, or use the protocol clean"
+        raise FewsegError("n_points", got, "1 or more where counts are mixed", remedy)
+    if n_episodes is not None and n_episodes < 1:
+        raise FewsegError("n_episodes", n_episodes, "1 or more", "ask for at least one episode")
+
+
+def _check_pool(by_class: dict[int, tuple[str, ...]], n_shot: int, needed: int) -> None:
+    """Every class needs its query and the supports beside it."""
+    if not by_class:
+        raise FewsegError("pool", "no class", "one or more", "check the fold and the split")
+    class_id, ids = min(by_class.items(), key=lambda item: len(item[1]))
+    if not ids:
+        remedy = "use a data set or split that shows the class, or a protocol with fewer filters"
+        raise FewsegError("pool", f"no image of class {class_id}", f"at least {needed} of every class", remedy)
+    if len(ids) < needed:
+        got = f"{n_shot} with {len(ids)} images of class {class_id}"
+        remedy = "lower n_shot, or use a data set or split with more images of the class"
+        raise FewsegError("n_shot", got, f"at least {needed} images of every class", remedy)

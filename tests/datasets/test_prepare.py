@@ -1,0 +1,383 @@
+import hashlib
+import http.server
+import io
+import json
+import tarfile
+import threading
+import zipfile
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+
+from fewseg.datasets import Pascal5i
+from fewseg.datasets import prepare as prepare_module
+from fewseg.datasets.prepare import Archive, check, download, prepare, read_sbd
+from fewseg.datasets.voc import read_label, write_label
+from fewseg.errors import FewsegError
+
+
+@pytest.fixture(autouse=True)
+def no_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("FEWSEG_DATA", raising=False)
+    for name in ("VOC", "SBD"):
+        archive = getattr(prepare_module, name)
+        monkeypatch.setattr(prepare_module, name, archive._replace(url="http://127.0.0.1:9/" + archive.file))
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """A VOC tree: t1 (train), v1 (val), s1 and s2 (images without masks)."""
+    root = tmp_path / "VOCdevkit/VOC2012"
+    for folder in ("JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation", "Annotations"):
+        (root / folder).mkdir(parents=True)
+    for i, name in enumerate(("t1", "v1", "s1", "s2")):
+        cv2.imwrite(str(root / f"JPEGImages/{name}.jpg"), np.full((6, 8, 3), 60 * i, np.uint8))
+    for name, class_id in (("t1", 1), ("v1", 2)):
+        label = np.full((6, 8), class_id, np.uint8)
+        label[0] = 255
+        write_label(root / f"SegmentationClass/{name}.png", label)
+        write_label(root / f"SegmentationObject/{name}.png", np.minimum(label, 1))
+    (root / "ImageSets/Segmentation/train.txt").write_text("t1\n")
+    (root / "ImageSets/Segmentation/val.txt").write_text("v1\n")
+    (root / "Annotations/t1.xml").write_text("<xml/>")
+    return root
+
+
+@pytest.fixture
+def voc_tar(voc, tmp_path):
+    with tarfile.open(tmp_path / "voc.tar", "w") as tar:
+        tar.add(voc.parent, "VOCdevkit")
+    return tmp_path / "voc.tar"
+
+
+def mat(path, label):
+    cls = np.zeros((1, 1), dtype=[("Boundaries", object), ("Segmentation", object), ("CategoriesPresent", object)])
+    cls["Segmentation"][0, 0] = label
+    scipy.io.savemat(str(path), {"GTcls": cls})
+
+
+@pytest.fixture
+def sbd_tgz(tmp_path):
+    """SBD: t1 with another mask than VOC's, s1 and s2."""
+    root = tmp_path / "sbd/benchmark_RELEASE/dataset"
+    (root / "cls").mkdir(parents=True)
+    for i, name in enumerate(("t1", "s1", "s2")):
+        mat(root / f"cls/{name}.mat", np.full((6, 8), 11 + i, np.uint8))
+    (root / "train.txt").write_text("t1\ns1\n")
+    (root / "val.txt").write_text("s2\n")
+    with tarfile.open(tmp_path / "sbd.tgz", "w:gz") as tar:
+        tar.add(root.parent, "benchmark_RELEASE")
+    return tmp_path / "sbd.tgz"
+
+
+def left_over(root):
+    return [p.name for p in root.iterdir() if p.name.startswith(".")]
+
+
+def test_from_two_archives(voc_tar, sbd_tgz, tmp_path):
+    root = tmp_path / "out/pascal5i"
+    lines = prepare("pascal5i", root, [sbd_tgz, voc_tar])  # any order
+    dataset = Pascal5i(str(root))
+    assert dataset.ids("trainaug") == ("s1", "s2", "t1")  # SBD and VOC train, less VOC val
+    assert dataset.index().areas == {"s1": {12: 48}, "s2": {13: 48}, "t1": {1: 40}, "v1": {2: 40}}  # VOC's own win
+    assert dataset.objects("t1").max() == 1
+    assert not (root / "Annotations").exists()
+    assert not left_over(root)
+    record = json.loads((root / "fewseg-archives.json").read_text())
+    assert record["voc.tar"] == {
+        "size": voc_tar.stat().st_size,
+        "sha256": hashlib.sha256(voc_tar.read_bytes()).hexdigest(),
+    }
+    assert "trainaug: 3 images" in lines
+    assert any(line.startswith("val fold 0: 1 images (aeroplane 0, bicycle 1,") for line in lines)
+    assert any("made SegmentationClassAug: 4 masks, 2 of them VOC's own" in line for line in lines)
+
+
+def test_one_archive_after_the_other(voc_tar, sbd_tgz, tmp_path):
+    root = tmp_path / "out"
+    with pytest.raises(FewsegError, match=r"no SegmentationClassAug, no .*trainaug.txt.*benchmark.tgz"):
+        prepare("pascal5i", root, [voc_tar])
+    with pytest.raises(FewsegError, match="no SegmentationClassAug"):
+        check("pascal5i", root)
+    assert prepare("pascal5i", root, [sbd_tgz])
+    assert check("pascal5i", root) == prepare("pascal5i", root)  # nothing left to do, nothing fetched
+    assert set(json.loads((root / "fewseg-archives.json").read_text())) == {"voc.tar", "sbd.tgz"}
+
+
+def test_from_a_tree_and_a_zip_of_masks(voc, tmp_path):
+    for name, class_id in (("t1", 1), ("v1", 2), ("s1", 7)):
+        label = np.full((6, 8), class_id, np.uint8)
+        write_label(tmp_path / f"{name}.png", label)
+    with zipfile.ZipFile(tmp_path / "aug.zip", "w") as packed:
+        for name in ("t1", "v1", "s1"):
+            packed.write(tmp_path / f"{name}.png", f"SegmentationClassAug/{name}.png")
+        packed.writestr("__MACOSX/SegmentationClassAug/._s1.png", b"junk")
+    before = sorted(p.relative_to(voc) for p in voc.rglob("*"))
+    prepare("pascal5i", tmp_path / "out", [voc, tmp_path / "aug.zip"])
+    assert Pascal5i(str(tmp_path / "out")).ids("trainaug") == ("s1", "t1")
+    assert sorted(p.relative_to(voc) for p in voc.rglob("*")) == before  # the user's tree stays as it was
+    # the tree itself can be completed in place
+    prepare("pascal5i", voc, [tmp_path / "aug.zip"])
+    assert len(Pascal5i(str(voc)).index().areas) == 3
+
+
+def test_archives_are_verified_ever_after(voc_tar, sbd_tgz, tmp_path):
+    root = tmp_path / "out"
+    prepare("pascal5i", root, [voc_tar, sbd_tgz])
+    (root / "voc.tar").write_bytes(voc_tar.read_bytes())
+    check("pascal5i", root)
+    (root / "voc.tar").write_bytes(voc_tar.read_bytes() + b"\0")
+    with pytest.raises(FewsegError, match="as when it was first used"):
+        check("pascal5i", root)
+    with pytest.raises(FewsegError, match="as when it was first used"):
+        prepare("pascal5i", root, [root / "voc.tar"])
+
+
+def test_a_wrong_published_checksum_stops_before_unpacking(voc_tar, tmp_path):
+    named = voc_tar.rename(tmp_path / prepare_module.VOC.file)
+    with pytest.raises(FewsegError, match="MD5"):
+        prepare("pascal5i", tmp_path / "out", [named])
+    assert not (tmp_path / "out").exists()
+
+
+def with_member(path, name, change=None, content=b"x"):
+    """A tar of one good member and one bad one."""
+    with tarfile.open(path, "w") as tar:
+        good = tarfile.TarInfo("VOC2012/JPEGImages/a.jpg")
+        good.size = 4
+        tar.addfile(good, io.BytesIO(b"good"))
+        bad = tarfile.TarInfo(name)
+        bad.size = len(content)
+        if change:
+            change(bad)
+        tar.addfile(bad, io.BytesIO(content))
+    return path
+
+
+def link(info):
+    info.type, info.linkname, info.size = tarfile.SYMTYPE, "/etc/passwd", 0
+
+
+def hard_link(info):
+    info.type, info.linkname, info.size = tarfile.LNKTYPE, "../../x", 0
+
+
+def device(info):
+    info.type, info.size = tarfile.CHRTYPE, 0
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("../evil.txt", None),
+        ("VOC2012/JPEGImages/../../../evil.txt", None),
+        ("/tmp/evil.txt", None),
+        ("C:/evil.txt", None),
+        ("..\\evil.txt", None),
+        ("VOC2012/JPEGImages/l.jpg", link),
+        ("VOC2012/JPEGImages/h.jpg", hard_link),
+        ("VOC2012/JPEGImages/d.jpg", device),
+    ],
+)
+def test_a_malicious_tar_is_refused_whole(tmp_path, name, change):
+    path = with_member(tmp_path / "bad.tar", name, change)
+    with pytest.raises(FewsegError, match=r"bad.tar: got member"):
+        prepare("pascal5i", tmp_path / "out", [path])
+    assert not list((tmp_path / "out").iterdir())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.tar", "out"]
+
+
+@pytest.mark.parametrize("kind", ["path", "absolute", "link"])
+def test_a_malicious_zip_is_refused_whole(tmp_path, kind):
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as packed:
+        packed.writestr("SegmentationClassAug/a.png", b"good")
+        info = zipfile.ZipInfo({"path": "../evil.png", "absolute": "/evil.png", "link": "SegmentationClassAug/b"}[kind])
+        if kind == "link":
+            info.external_attr = 0o120777 << 16
+        packed.writestr(info, b"/etc/passwd")
+    with pytest.raises(FewsegError, match=r"bad.zip: got member"):
+        prepare("pascal5i", tmp_path / "out", [tmp_path / "bad.zip"])
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["tgz", "zip"])
+def test_a_bomb_is_refused(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(prepare_module, "ALLOWANCE", 1 << 16)
+    path, content = tmp_path / f"bomb.{kind}", bytes(4 << 20)
+    if kind == "tgz":
+        info = tarfile.TarInfo("x/JPEGImages/a.jpg")
+        info.size = len(content)
+        with tarfile.open(path, "w:gz") as tar:
+            tar.addfile(info, io.BytesIO(content))
+    else:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+            packed.writestr("x/JPEGImages/a.jpg", content)
+    with pytest.raises(FewsegError, match="bytes inside"):
+        prepare("pascal5i", tmp_path / "out", [path])
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_damaged_archive_leaves_nothing(sbd_tgz, tmp_path):
+    sbd_tgz.write_bytes(sbd_tgz.read_bytes()[:-200])
+    with pytest.raises(FewsegError, match="failure to unpack"):
+        prepare("pascal5i", tmp_path / "out", [sbd_tgz])
+    (tmp_path / "text.zip").write_text("no archive")
+    with pytest.raises(FewsegError, match="failure to unpack"):
+        prepare("pascal5i", tmp_path / "out", [tmp_path / "text.zip"])
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_wrong_names_and_paths(tmp_path):
+    with pytest.raises(FewsegError, match="pascal5i or shapes"):
+        prepare("pascal", tmp_path)
+    with pytest.raises(FewsegError, match=r"--archive: got .*nowhere"):
+        prepare("pascal5i", tmp_path / "out", [tmp_path / "nowhere.tar"])
+    with pytest.raises(FewsegError, match="FEWSEG_DATA"):
+        check("pascal5i", None)
+
+
+def test_check_finds_a_missing_mask_and_a_truncated_image(voc_tar, sbd_tgz, tmp_path):
+    root = tmp_path / "out"
+    prepare("pascal5i", root, [voc_tar, sbd_tgz])
+    path = root / "JPEGImages/s2.jpg"
+    data = path.read_bytes()
+    path.write_bytes(data[:-20])
+    with pytest.raises(FewsegError, match="truncated"):
+        check("pascal5i", root)
+    path.write_bytes(data)
+    (root / "SegmentationClassAug/s1.png").unlink()
+    with pytest.raises(FewsegError, match=r"s1 without SegmentationClassAug/s1.png"):
+        check("pascal5i", root)
+
+
+def test_a_broken_mat_file_is_an_error(tmp_path):
+    mat(tmp_path / "a.mat", np.full((2, 2), 21, np.uint8))
+    with pytest.raises(FewsegError, match="labels 0 to 20"):
+        read_sbd(tmp_path / "a.mat")
+    scipy.io.savemat(str(tmp_path / "b.mat"), {"other": 1})
+    (tmp_path / "c.mat").write_bytes(b"MATLAB 5.0 nonsense")
+    for name in ("b.mat", "c.mat", "absent.mat"):
+        with pytest.raises(FewsegError, match=name):
+            read_sbd(tmp_path / name)
+
+
+# --- downloads --------------------------------------------------------------------------------------------------------
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    files: ClassVar[dict[str, bytes]] = {}
+    ranges: ClassVar[list[str | None]] = []
+    cut: int | None = None  # send so many bytes and hang up
+    resumes = True
+
+    def do_GET(self):
+        data = self.files.get(self.path.lstrip("/"))
+        if data is None:
+            return self.send_error(404)
+        wanted = self.headers.get("Range")
+        type(self).ranges.append(wanted)
+        start = int(wanted[6:-1]) if wanted and self.resumes else 0
+        if start >= len(data):
+            return self.send_error(416)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        self.wfile.write(data[start:][: self.cut])
+        return None
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(Server, "files", {})
+    monkeypatch.setattr(Server, "ranges", [])
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}/"
+        running.shutdown()
+
+
+DATA = bytes(range(256)) * 40
+
+
+@pytest.fixture
+def archive(server):
+    Server.files["a.tar"] = DATA
+    return Archive("a.tar", server + "a.tar", hashlib.md5(DATA).hexdigest())
+
+
+def test_an_interrupted_download_goes_on_where_it_stopped(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(Server, "cut", 1000)
+    with pytest.raises(FewsegError, match="run again to go on"):
+        download(archive, tmp_path / "a.tar")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.tar.part"]
+    monkeypatch.setattr(Server, "cut", None)
+    assert download(archive, tmp_path / "a.tar").read_bytes() == DATA
+    assert Server.ranges == [None, "bytes=1000-"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.tar"]
+
+
+def test_a_server_that_cannot_resume_starts_again(archive, tmp_path, monkeypatch):
+    (tmp_path / "a.tar.part").write_bytes(DATA[:77])
+    monkeypatch.setattr(Server, "resumes", False)
+    assert download(archive, tmp_path / "a.tar").read_bytes() == DATA
+
+
+def test_a_part_that_is_whole_is_only_verified(archive, tmp_path):
+    (tmp_path / "a.tar.part").write_bytes(DATA)
+    assert download(archive, tmp_path / "a.tar").read_bytes() == DATA
+
+
+def test_a_download_with_a_wrong_checksum_leaves_nothing(archive, tmp_path):
+    (tmp_path / "a.tar.part").write_bytes(b"wrong beginning")
+    with pytest.raises(FewsegError, match="MD5"):
+        download(archive, tmp_path / "a.tar")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_without_the_file_or_no_server_at_all(archive, tmp_path):
+    with pytest.raises(FewsegError, match=r"HTTP 404.*--archive FILE"):
+        download(archive._replace(url=archive.url + "x"), tmp_path / "a.tar")
+    with pytest.raises(FewsegError, match="--archive FILE"):
+        download(archive._replace(url="http://127.0.0.1:9/a.tar"), tmp_path / "a.tar")
+
+
+def test_without_archives_what_is_not_on_disk_is_downloaded(server, voc_tar, sbd_tgz, tmp_path, monkeypatch):
+    for name, path in (("VOC", voc_tar), ("SBD", sbd_tgz)):
+        data = path.read_bytes()
+        file = getattr(prepare_module, name).file
+        Server.files[file] = data
+        monkeypatch.setattr(prepare_module, name, Archive(file, server + file, hashlib.md5(data).hexdigest()))
+    root = tmp_path / "out"
+    root.mkdir()
+    (root / prepare_module.VOC.file).write_bytes(voc_tar.read_bytes())  # on disk already
+    lines = prepare("pascal5i", root)
+    assert "trainaug: 3 images" in lines
+    assert len(Server.ranges) == 1
+    assert (root / prepare_module.SBD.file).is_file()
+
+
+def test_shapes(tmp_path, monkeypatch):
+    real = prepare_module.Shapes5i
+    monkeypatch.setattr(
+        prepare_module, "Shapes5i", lambda root=None, n_train=8, n_val=4, seed=0: real(root, n_train, n_val, seed)
+    )
+    with pytest.raises(FewsegError, match="fewseg data prepare shapes"):
+        check("shapes", tmp_path / "shapes")
+    lines = prepare("shapes", tmp_path / "shapes")
+    assert "train: 8 images" in lines
+    assert check("shapes", tmp_path / "shapes") == lines
+    with pytest.raises(FewsegError, match="--archive"):
+        prepare("shapes", tmp_path / "shapes", ["a.zip"])
+
+
+def test_labels_of_converted_masks_have_vocs_palette(voc_tar, sbd_tgz, tmp_path):
+    prepare("pascal5i", tmp_path / "out", [voc_tar, sbd_tgz])
+    assert read_label(tmp_path / "out/SegmentationClassAug/s1.png").max() == 12

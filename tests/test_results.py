@@ -1,0 +1,301 @@
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fewseg import results
+from fewseg.episode import Row
+from fewseg.errors import FewsegError
+from fewseg.functional.iou import mean_iou
+from fewseg.results import (
+    atomic,
+    content_id,
+    finish_run,
+    is_done,
+    leaderboard,
+    read_rows,
+    score,
+    summarise,
+    table,
+    write_json,
+    write_rows,
+    write_text,
+)
+
+# the hand vectors A, B (class 1) and C (class 2)
+ROWS = [
+    Row(0, "a", "s t", 1, 3, 1, 1, 3, seconds_encode=0.5, seconds_guide=0.1, seconds_segment=0.2),
+    Row(1, "b", "s t", 1, 1, 1, 0, 6, seconds_encode=0.7, seconds_guide=0.3, seconds_segment=0.2),
+    Row(2, "c", "s t", 2, 0, 0, 1, 7, seconds_encode=0.6, seconds_guide=0.2, seconds_segment=0.2),
+]
+NAMES = ("cat", "dog", "hat", "owl")
+
+
+def random_rows(n: int, classes: list[int], seed: int) -> list[Row]:
+    random = np.random.RandomState(seed)
+    size, share = random.randint(100, 1000, n), random.rand(n)
+    tp = (size * share).astype(int).tolist()
+    return [
+        Row(
+            i,
+            f"q{random.randint(max(1, n // 3))}",
+            "s",
+            classes[i % len(classes)],
+            tp[i],
+            50,
+            int(size[i]) - tp[i],
+            5000,
+        )
+        for i in range(n)
+    ]
+
+
+def save(out: Path, config: str, fold: int, seed: int = 0, n: int = 40, name: str = "", **extra) -> list[Row]:
+    """One finished run of a benchmark with two folds of two classes."""
+    classes = [2 * fold + 1, 2 * fold + 2]
+    rows = random_rows(n, classes, 10 * fold + seed)
+    where = out / (name or content_id({"config": config, "fold": fold, "seed": seed}))
+    keys = {"method": "PANet", "config": config, "dataset": "shapes5i", "task": "semantic", "protocol": "clean"}
+    setting = {"fold": fold, "n_shot": 1, "n_points": None, "seed": seed, "versions": {"fewseg": "0.1.0"}}
+    frame = pd.DataFrame(rows)
+    finish_run(where, {"fold": fold}, rows, {**keys, **setting, **score(frame, NAMES, classes), **extra})
+    return rows
+
+
+def test_content_id_is_eight_hex_digits_of_the_content():
+    first = content_id({"lr": 0.1, "model": {"name": "PANet", "k": (1, 5)}})
+    assert first == content_id({"model": {"k": [1, 5], "name": "PANet"}, "lr": np.float64(0.1)})
+    assert first != content_id({"lr": 0.1, "model": {"name": "PANet", "k": [1, 6]}})
+    assert len(first) == 8
+    assert int(first, 16) >= 0
+
+
+def test_rows_round_trip(tmp_path):
+    full = Row(3, "ü", "s", 2, 1, 2, 3, 4, 5, 6, 7, 8, False, 9, 10, 11, 12, 0.5, 0.1, 0.2, 0.3, 0.4, 0.5)
+    write_rows(tmp_path / "episodes.parquet", [*ROWS, full])
+    frame = read_rows(tmp_path / "episodes.parquet")
+    assert list(frame.columns) == list(Row._fields)
+    assert [Row(*line) for line in frame.iloc[3:].itertuples(index=False)] == [full]
+    assert frame.dtypes["tp"] == "int64"
+    assert frame.dtypes["click"] == "Int64"
+    assert frame["click"].isna().tolist() == [True, True, True, False]
+    assert {"tp", "fp", "fn", "tn"} <= set(pd.read_parquet(tmp_path / "episodes.parquet").columns)
+
+
+def test_no_rows_round_trip(tmp_path):
+    write_rows(tmp_path / "r.parquet", [])
+    assert read_rows(tmp_path / "r.parquet").empty
+
+
+def test_a_missing_required_count_is_an_error(tmp_path):
+    with pytest.raises(pa.ArrowInvalid):
+        write_rows(tmp_path / "r.parquet", [ROWS[0]._replace(tp="many")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_of_another_schema_are_refused(tmp_path):
+    pq.write_table(pa.table({"tp": [1]}), tmp_path / "r.parquet")
+    with pytest.raises(FewsegError, match=r"row schema none, expected 1"):
+        read_rows(tmp_path / "r.parquet")
+
+
+def test_a_failing_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "deep" / "metrics.json"
+    write_json(path, {"miou": 0.5})
+
+    def fail() -> None:
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    with pytest.raises(TypeError, match="plain data"):
+        write_json(path, {"miou": object()})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"miou": float("nan")})
+    assert json.loads(path.read_text()) == {"miou": 0.5}
+    assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]
+
+
+def test_json_takes_numpy(tmp_path):
+    write_json(tmp_path / "a.json", {"n": np.int64(3), "x": np.float32(0.5), "v": np.arange(2), "p": tmp_path})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"n": 3, "x": 0.5, "v": [0, 1], "p": str(tmp_path)}
+
+
+def test_score_by_hand():
+    figures = score(pd.DataFrame(ROWS), NAMES, (1, 2))
+    assert figures["miou"] == pytest.approx(2 / 7)
+    assert figures["fb_iou"] == pytest.approx(0.65)
+    assert figures["positive_iou"] == 0.5
+    assert figures["per_class_iou"] == pytest.approx({"cat": 4 / 7, "dog": 0.0})
+    assert figures["ci95"][0] <= figures["miou"] <= figures["ci95"][1]
+    assert figures["n_episodes"] == 3
+    assert figures["seconds_encode"] == pytest.approx(0.6)
+    assert figures["seconds_guide"] == pytest.approx(0.2)
+    assert figures["seconds_per_episode"] == pytest.approx(1.0)
+    assert "seconds_robot" not in figures
+
+
+def test_score_is_the_same_from_disk(tmp_path):
+    write_rows(tmp_path / "r.parquet", ROWS)
+    assert score(read_rows(tmp_path / "r.parquet"), NAMES, (1, 2)) == score(pd.DataFrame(ROWS), NAMES, (1, 2))
+
+
+def test_score_counts_the_last_click_only():
+    clicks = [Row(e, "q", "s", 1, tp=2 * c, fp=0, fn=10 - 2 * c, tn=0, click=c) for e in (0, 1) for c in (1, 2, 3 + e)]
+    figures = score(pd.DataFrame(clicks), NAMES, (1,))
+    assert figures["miou"] == pytest.approx((6 + 8) / 20)
+    assert figures["n_episodes"] == 2
+
+
+def test_score_without_rows_or_of_another_fold_is_an_error():
+    with pytest.raises(FewsegError, match=r"^rows: got none"):
+        score(pd.DataFrame(ROWS).iloc[:0], NAMES, (1, 2))
+    with pytest.raises(FewsegError, match=r"^class_id: got \[2\]"):
+        score(pd.DataFrame(ROWS), NAMES, (1,))
+
+
+def test_a_run_is_done_when_its_metrics_are_there(tmp_path):
+    save(tmp_path, "panet", 0, name="done")
+    assert is_done(tmp_path / "done")
+    assert sorted(p.name for p in (tmp_path / "done").iterdir()) == ["config.yaml", "episodes.parquet", "metrics.json"]
+    for name in ("half", "torn"):
+        write_rows(tmp_path / name / "episodes.parquet", ROWS)
+    (tmp_path / "torn" / "metrics.json").write_text('{"miou": 0.')
+    write_json(tmp_path / "trainings" / "metrics.json", {"seconds_train": 1})
+    assert not is_done(tmp_path / "half")
+    assert not is_done(tmp_path / "torn")
+    assert [row["run"] for row in summarise(tmp_path)] == ["done"]
+
+
+def test_metrics_are_written_last(tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr(results, "write_text", lambda path, text: order.append(path.name))
+    monkeypatch.setattr(results, "write_rows", lambda path, rows: order.append(path.name))
+    finish_run(tmp_path, {}, ROWS, {})
+    assert order == ["config.yaml", "episodes.parquet", "metrics.json"]
+
+
+def test_summary_files(tmp_path):
+    for fold in (1, 0):
+        save(tmp_path, "panet", fold, n_folds=2)
+    rows = summarise(tmp_path)
+    assert [row["fold"] for row in rows] == [0, 1]
+    assert json.loads((tmp_path / "summary.json").read_text()) == rows
+    frame = pd.read_csv(tmp_path / "summary.csv")
+    assert frame["miou"].tolist() == pytest.approx([row["miou"] for row in rows])
+    assert (frame["ci95_low"] <= frame["miou"]).all()
+    assert json.loads(frame["per_class_iou"][0]).keys() == {"cat", "dog"}
+    text = (tmp_path / "summary.md").read_text()
+    assert "| panet | clean | 1 | dense |" in text
+    assert "partial" not in text
+    before = {p.name: p.read_bytes() for p in tmp_path.glob("summary.*")}
+    summarise(tmp_path)
+    assert before == {p.name: p.read_bytes() for p in tmp_path.glob("summary.*")}
+
+
+def test_mean_over_folds_is_the_mean_over_all_classes_and_lies_in_its_interval(tmp_path):
+    rows = [row for fold in (0, 1) for row in save(tmp_path, "panet", fold)]
+    (line,) = leaderboard(summarise(tmp_path), tmp_path)
+    class_id, tp, fp, fn = (np.array([getattr(row, name) for row in rows]) for name in ("class_id", "tp", "fp", "fn"))
+    assert line.miou == pytest.approx(mean_iou(class_id, tp, fp, fn))
+    assert line.ci95 is not None
+    assert line.ci95[0] < line.miou < line.ci95[1]
+    assert list(line.per_class_iou) == list(NAMES)
+    assert line.n_episodes == 80
+
+
+def test_more_folds_narrow_the_interval_of_the_mean(tmp_path):
+    for fold in (0, 1):
+        save(tmp_path, "panet", fold)
+    rows = summarise(tmp_path)
+    (line,) = leaderboard(rows, tmp_path)
+    assert line.ci95 is not None
+    assert line.ci95[1] - line.ci95[0] < max(row["ci95"][1] - row["ci95"][0] for row in rows)
+
+
+def test_seeds_are_averaged_within_their_fold(tmp_path):
+    for fold, seed in ((0, 0), (0, 1), (1, 0)):
+        save(tmp_path, "panet", fold, seed)
+    rows = summarise(tmp_path)
+    (line,) = leaderboard(rows, tmp_path)
+    found = [row["miou"] for row in rows]
+    assert line.folds == pytest.approx({0: (found[0] + found[1]) / 2, 1: found[2]})
+    assert line.miou == pytest.approx((line.folds[0] + line.folds[1]) / 2)
+    assert line.ci95 is not None
+    assert line.ci95[0] < line.miou < line.ci95[1]
+    assert line.n_seeds == 1
+    assert line.note == "partial (folds differ in seeds)"
+
+
+def test_an_interval_of_another_number_is_not_shown(tmp_path):
+    save(tmp_path, "panet", 0)
+    save(tmp_path, "panet", 1, miou=0.123)
+    (line,) = leaderboard(summarise(tmp_path), tmp_path)
+    assert line.ci95 is None
+
+
+@pytest.mark.parametrize(
+    ("folds", "note"),
+    [((0, 2), "partial (folds 0, 2 of 4)"), ((1,), "partial (fold 1 of 4)"), ((0, 1, 2, 3), "")],
+)
+def test_a_partial_benchmark_says_so(folds, note):
+    common = {"method": "PANet", "config": "p", "dataset": "d", "task": "semantic", "protocol": "clean", "seed": 0}
+    rows = [{**common, "n_shot": 1, "n_points": 5, "fold": fold, "miou": 0.5} for fold in folds]
+    (line,) = leaderboard(rows, folds_expected=4)
+    assert line.note == note
+    assert (note in table(rows, folds_expected=4)) or not note
+    assert leaderboard([{**row, "n_folds": 4} for row in rows])[0].note == note
+
+
+def test_two_versions_of_one_run_are_named(tmp_path):
+    save(tmp_path, "panet", 0, name="old")
+    save(tmp_path, "panet", 0, name="new")
+    assert leaderboard(summarise(tmp_path), tmp_path)[0].note == "mixed (several runs of one fold and seed)"
+
+
+def test_tables_show_the_figures_of_other_tasks():
+    common = {"method": "OSVOS", "config": "osvos", "dataset": "davis", "task": "video", "protocol": "davis17"}
+    row = {**common, "seed": 0, "n_shot": 1, "n_points": None, "fold": 0, "j_mean": 0.5, "f_mean": 0.6}
+    text = table([row])
+    assert text.splitlines()[0].split()[-4:] == ["IU", "J", "F", "s/episode"]
+    assert "0.500  0.600" in text
+
+
+def test_settings_are_sorted_with_dense_last():
+    common = {"method": "PANet", "config": "p", "dataset": "d", "task": "semantic", "protocol": "clean", "seed": 0}
+    rows = [{**common, "n_shot": 1, "n_points": p, "fold": 0, "miou": 0.5} for p in (None, 10, 1, 5)]
+    assert [line.n_points for line in leaderboard(rows)] == [1, 5, 10, None]
+
+
+def test_nothing_yet(tmp_path):
+    assert summarise(tmp_path) == []
+    assert json.loads((tmp_path / "summary.json").read_text()) == []
+    assert table([]).startswith("config")
+    with pytest.raises(FewsegError, match=r"^out: "):
+        summarise(tmp_path / "nowhere")
+
+
+def test_a_foreign_folder_is_named(tmp_path):
+    write_json(tmp_path / "other" / "metrics.json", {"miou": 0.5})
+    with pytest.raises(FewsegError, match=r"other/metrics\.json: got no \['dataset'"):
+        summarise(tmp_path)
+
+
+def test_twenty_thousand_rows_are_summarised_quickly(tmp_path):
+    for fold in (0, 1):
+        save(tmp_path, "panet", fold, n=10_000)
+    start = time.perf_counter()
+    summarise(tmp_path)
+    assert time.perf_counter() - start < 5
+
+
+def test_text_is_written_as_utf8_with_plain_line_ends(tmp_path):
+    write_text(tmp_path / "t", "ü\n")
+    assert (tmp_path / "t").read_bytes() == b"\xc3\xbc\n"
