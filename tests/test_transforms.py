@@ -18,7 +18,16 @@ from hypothesis import strategies as st
 from fewseg.datasets.shapes import render_scene
 from fewseg.episode import UNKNOWN, Box
 from fewseg.errors import FewsegError
-from fewseg.transforms import MEAN_COLOUR, Augment, draw_points, fit, move_points, points_to_map
+from fewseg.transforms import (
+    MEAN_COLOUR,
+    Augment,
+    channels_first,
+    draw_points,
+    fit,
+    frame_of,
+    move_points,
+    points_to_map,
+)
 
 side = st.integers(1, 70)
 
@@ -118,11 +127,23 @@ def test_without_a_map():
     assert label_map is None
 
 
+def test_channels_first():
+    images = [noise(5, 7, seed) for seed in range(3)]
+    stacked = channels_first(images)
+    assert stacked.flags["C_CONTIGUOUS"]
+    np.testing.assert_array_equal(stacked, np.stack(images).transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(channels_first([images[0][:, ::-1]])[0, 1], images[0][:, ::-1, 1])  # any strides
+    np.testing.assert_array_equal(channels_first([noise(1, 1)])[0, :, 0, 0], noise(1, 1)[0, 0])
+    with pytest.raises(FewsegError, match="fit them into one canvas"):
+        channels_first([noise(4, 4), noise(4, 5)])
+
+
 def test_without_pixels():
     label_map = np.eye(6, 9, dtype=np.uint8)
     _, expected, expected_frame = fit(noise(6, 9), label_map, (8, 8))
     image, fitted, frame = fit(None, label_map, (8, 8))
     assert image is None
+    assert frame_of((6, 9), (8, 8)) == frame
     assert frame == expected_frame
     np.testing.assert_array_equal(fitted, expected)
     augment = Augment("flip")

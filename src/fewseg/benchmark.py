@@ -1,7 +1,7 @@
-"""A grid of methods, folds, shots and points: planned without torch, trained once where it can be, resumed after a kill.
+"""A grid of methods, folds, shots and points: planned without torch, resumed after a kill.
 
-A *training* is one fit; a *run* is one evaluation of it. K, P and the evaluation part of the protocol belong to the run,
-so one training serves every run that differs only in them. ``metrics.json`` is written last: what has one is done.
+A *training* is one fit; a *run* is one evaluation of it. K, P and the evaluation part of the protocol belong to the
+run, so one training serves every run that differs only in them. ``metrics.json`` is written last: what has one is done.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class Training:
     config: Config
     validations: int = 0
     pretraining: str | None = None  # id of the training whose encoder this one starts from
+    note: str = ""  # how it is trained, for tables
 
     @property
     def method(self) -> str:
@@ -98,6 +99,23 @@ def read_yaml(path: Path) -> Config:
     if not isinstance(loaded, dict):
         raise FewsegError(str(path), type(loaded).__name__, "a mapping of keys to values", "mend the file")
     return loaded
+
+
+def _inline(path: Path, entry: Any) -> Config:
+    """A config that a benchmark file names by its path, or holds itself."""
+    return entry if isinstance(entry, dict) else read_yaml(path.parent / str(entry))
+
+
+def self_contained(path: Path) -> Config:
+    """A benchmark's config with the files that it names in their place, so that it can be run from anywhere."""
+    config = read_yaml(path)
+    config["data"] = _inline(path, config["data"])
+    for name, entry in config["methods"].items():
+        entry = {"config": entry} if isinstance(entry, str) else entry
+        config["methods"][name] = {**entry, "config": _inline(path, entry["config"])}
+    if config.get("pretraining"):
+        config["pretraining"]["config"] = _inline(path, config["pretraining"]["config"])
+    return config
 
 
 def _known(path: Path, where: str, mapping: Mapping[str, Any], allowed: set[str]) -> None:
@@ -152,8 +170,8 @@ def plan(path: Path) -> Plan:
     _known(path, "training.", training, TRAINING_KEYS)
     if not isinstance(training.get("max_steps"), int) or training["max_steps"] < 0:
         raise FewsegError(f"{path}: training.max_steps", training.get("max_steps"), "a number of steps", "set it")
-    shared = read_yaml(path.parent / config["data"])
-    dataset = _dataset(path.parent / config["data"], shared.get("data", {}))
+    shared = _inline(path, config["data"])
+    dataset = _dataset(path, shared.get("data", {}))
     protocol = get_protocol(str(config.get("protocol", "clean")))
     folds = _list(path, config, "folds", list(range(dataset.n_folds)))
     fingerprint = dataset.index().fingerprint
@@ -162,7 +180,7 @@ def plan(path: Path) -> Plan:
     def make(name: str, entry: Any, fold: int, seed: int, budget: Config, pretraining: str | None) -> Training:
         entry = {"config": entry} if isinstance(entry, str) else dict(entry)
         _known(path, f"methods.{name}.", entry, METHOD_KEYS)
-        own = read_yaml(path.parent / entry["config"])
+        own = _inline(path, entry.get("config"))
         model = {**own["model"], "init_args": {**own["model"].get("init_args", {}), **entry.get("model", {})}}
         data = {**shared["data"], **own.get("data", {}), **entry.get("data", {})}
         data |= {"protocol": protocol.name, "fold": fold, "seed": seed}
@@ -181,7 +199,13 @@ def plan(path: Path) -> Plan:
         }
         training_id = f"{name}-f{fold}-s{seed}-{results.content_id(identity)}"
         complete = {"model": model, "data": data, "trainer": trainer}
-        return Training(training_id, name, fold, seed, complete, int(budget.get("validations", 0)), pretraining)
+        note = f"{budget['max_steps']} steps of {data.get('batch_size', 8)} episodes"
+        if pretraining:
+            before = config["pretraining"]
+            images = before.get("batch_size", training.get("batch_size", 8))
+            note += f" after {before['max_steps']} steps of {images} images that pre-train the encoder on the base "
+            note += "classes of the fold, shared by the methods"
+        return Training(training_id, name, fold, seed, complete, int(budget.get("validations", 0)), pretraining, note)
 
     pretrainings, trainings, runs = [], [], []
     for fold, seed in itertools.product(folds, _list(path, config, "seeds", [0])):
@@ -192,8 +216,9 @@ def plan(path: Path) -> Plan:
         if config.get("pretraining"):
             _known(path, "pretraining.", config["pretraining"], {"config", "max_steps", "batch_size"})
             budget = {"batch_size": training.get("batch_size", 8), **config["pretraining"]}
-            first = make("pretraining", {"config": budget.pop("config")}, fold, seed, budget, None)
-            first.config["model"]["init_args"]["n_classes"] = n_classes - len(dataset.novel_classes(fold))
+            n_base = n_classes - (len(dataset.novel_classes(fold)) if protocol.training.classes == "base" else 0)
+            entry = {"config": budget.pop("config"), "model": {"n_classes": n_base}}
+            first = make("pretraining", entry, fold, seed, budget, None)
             pretrainings.append(first)
             pretraining = first.id
         for name, entry in config["methods"].items():
@@ -243,11 +268,13 @@ def execute(path: Path, out: Path, workers: int | None = None) -> int:
         raise FewsegError("--workers", workers, "at least 1", "raise it")
     with _locked(out):
         (out / "trainings").mkdir(exist_ok=True)
-        results.write_text(out / "benchmark.yaml", path.read_text())
+        results.write_text(out / "benchmark.yaml", yaml.safe_dump(self_contained(path), sort_keys=False))
         results.write_json(out / "trainings" / "metrics.json", {"n_folds": grid.n_folds})
         failures = _run_all(grid, out, workers or _default_workers())
         rows = results.summarise(out, grid.n_folds)
         print(results.table(rows, out, grid.n_folds) if rows else "no run finished")
+        for note in results.training_notes(rows):
+            print(f"training: {note}")
         from fewseg.report import build_report
 
         print(f"report: {build_report(out)}")
@@ -485,7 +512,9 @@ def evaluate(run: Run, out: Path) -> Config:
         **{k: trained[k] for k in ("n_parameters", "n_trained_parameters", "seconds_train")},
         "seconds_evaluation": round(time.perf_counter() - started, 2),
         "eval_batch_size": data.eval_batch_size,
+        "n_folds": data.dataset.n_folds,
         "max_steps": one.max_steps,
+        "training_note": one.note,
         "device": device_name(module),
         "versions": versions(),
     }

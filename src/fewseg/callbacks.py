@@ -162,7 +162,7 @@ class Progress(pl.Callback):
 
 
 class WriteRows(pl.Callback):
-    """After ``fewseg test``: ``episodes.parquet`` and ``metrics.json`` in the run's folder, and a line in the terminal."""
+    """After ``fewseg test``: ``episodes.parquet`` and ``metrics.json`` in the run's folder, a line in the terminal."""
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the rows of rank 0, which holds those of all processes."""

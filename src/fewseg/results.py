@@ -470,9 +470,19 @@ def summarise(out: Path, folds_expected: int | None = None) -> list[dict[str, An
         "over seeds and folds. Interval: 95 % of a bootstrap over query images. K: annotated images, P: annotated\n"
         "pixels per label and image."
     )
-    body = f"{_markdown(lines)}\n\n{explained}" if lines else "No finished run."
+    trained = "".join(f"\n\nTraining: {note}." for note in training_notes(rows))
+    body = f"{_markdown(lines)}\n\n{explained}{trained}" if lines else "No finished run."
     write_text(out / "summary.md", f"# {_title(rows)}\n\n{body}\n")
     return rows
+
+
+def training_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How the compared methods were trained, each way said once.
+
+    >>> training_notes([{"training_note": "300 steps"}, {"training_note": "300 steps"}, {}])
+    ['300 steps']
+    """
+    return list(dict.fromkeys(str(row["training_note"]) for row in rows if row.get("training_note")))
 
 
 def _title(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -36,7 +36,7 @@ from fewseg.sampling import (
     training_pool,
     validation_list,
 )
-from fewseg.transforms import Augment, Augmentation, FitMode, fit, move_points
+from fewseg.transforms import Augment, Augmentation, FitMode, fit, frame_of, move_points
 from fewseg.transforms import draw_points as draw_map
 
 Map = npt.NDArray[np.uint8]
@@ -66,7 +66,8 @@ class FewShotDataModule(pl.LightningDataModule):
 
     Args:
         dataset: the images.
-        protocol: named variant of the benchmark: clean, clean-mixed, oracle, oslsm, sgone, hsnet, pfenet, panet, revolver.
+        protocol: named variant of the benchmark: clean, clean-mixed, oracle, oslsm, sgone, hsnet, pfenet, panet or
+            revolver.
         fold: which block of classes is novel.
         n_shot: K of the evaluation.
         n_points: annotated pixels per label and support image of the evaluation; null = dense masks.
@@ -279,7 +280,11 @@ class FewShotDataModule(pl.LightningDataModule):
             annotations.append(annotation)
         image, label = self._read(spec.query_id)
         if training:
-            mask, target, frame = self._training_mask(label, spec), None, self._frame(label.shape)
+            mask, target, frame = (
+                self._training_mask(label, spec),
+                None,
+                frame_of(label.shape, self._canvas_size, self.resize),
+            )
         else:
             mask = query_mask(label, spec.class_id, self.evaluation_part.void)
             target, frame = self._target(mask)
@@ -299,14 +304,14 @@ class FewShotDataModule(pl.LightningDataModule):
     ) -> tuple[Any, Map]:
         """An image (or its features) and its map on the canvas, augmented in training."""
         augment = self.augment if training else self.leave
-        canvas, fitted, frame = fit(image, dense if points is None else None, self._canvas_size, resize or self.resize)
-        out = augment(canvas, fitted, [] if points is None else move_points(points, frame), seed)
+        size, mode = self._canvas_size, resize or self.resize
+        canvas = None if image is None else fit(image, None, size, mode)[0]
+        fitted = fit(None, dense, size, mode)[1] if points is None else None  # a map of single pixels is never resized
+        moved = () if points is None else move_points(points, frame_of(dense.shape, size, mode))
+        out = augment(canvas, fitted, moved, seed)
         annotation = out.label_map if points is None else draw_map(out.points, self._canvas_size)
         assert annotation is not None
         return out.image if self.features is None else self.features.read(image_id, out.flipped), annotation
-
-    def _frame(self, shape: tuple[int, int]) -> Frame:
-        return fit(None, np.empty(shape, np.uint8), self._canvas_size, self.resize)[2]
 
     def _query_resize(self, training: bool) -> FitMode:
         stretch = not training and self.evaluation_part.resize == "stretch"
@@ -336,7 +341,7 @@ class FewShotDataModule(pl.LightningDataModule):
     def _target(self, mask: Map) -> tuple[Map, Frame]:
         """The truth at scoring size, and the frame that restores logits to it."""
         size, resize = self.evaluation_part.scoring_size, self._query_resize(training=False)
-        frame = fit(None, mask, self._canvas_size, resize)[2]
+        frame = frame_of(mask.shape, self._canvas_size, resize)
         if size == "original":
             return mask, frame
         whole = Box(0, 0, *self._canvas_size)

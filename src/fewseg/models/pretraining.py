@@ -1,7 +1,7 @@
 """Pre-training of an encoder on the base classes: dense classification, so that episodes start from useful features.
 
-Baselines of the field train on the base classes in this way (1-NN and logistic regression of OSLSM's table). A benchmark
-that pre-trains says so in its table; the novel classes are never seen.
+Baselines of the field train on the base classes in this way (1-NN and logistic regression of OSLSM's table). A
+benchmark that pre-trains says so in its table; the novel classes are never seen.
 """
 
 from __future__ import annotations

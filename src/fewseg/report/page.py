@@ -25,7 +25,7 @@ from fewseg.report.figures import (
     per_class,
     styles,
 )
-from fewseg.results import FIGURES, Line, amount, collect, leaderboard, points, write_text
+from fewseg.results import FIGURES, Line, amount, collect, leaderboard, points, training_notes, write_text
 
 _PICTURE_BYTES = 3_000_000  # keeps the page, plotly included, below 10 MB
 _PICTURES_OF_A_KIND = 2
@@ -109,6 +109,7 @@ def _headline(lines: Sequence[Line]) -> str:
         "Annotation": f"K = {_listed(sorted({line.n_shot for line in lines}))} images, "
         f"P = {_listed(points(p) for p in sorted({line.n_points for line in lines}, key=amount))} pixels",
         "Runs": f"{len(runs)}{per_run}, seeds {_listed(sorted({run['seed'] for run in runs}))}",
+        "Training": "; ".join(_text(note) for note in training_notes(runs)),
         "Device": _listed(run["device"] for run in runs if "device" in run),
         "Versions": _listed(f"{name} {version}" for name, version in versions),
     }

@@ -5,7 +5,6 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from fewseg.episode import Row
 from fewseg.results import content_id, finish_run, read_rows, score, write_rows, write_text
@@ -92,18 +91,3 @@ def add_pictures(run: Path, class_name: str = "class1") -> None:
             {"file": name, "kind": kind, "episode": i, "query": f"q{i}", "iou": iou, "class_name": class_name}
         )
     (folder / "index.json").write_text(json.dumps(entries))
-
-
-@pytest.fixture
-def benchmark(tmp_path: Path) -> Path:
-    """Three methods, four folds, three amounts of annotation, two of images."""
-    out = tmp_path / "shapes"
-    for config in QUALITY:
-        for fold in range(4):
-            for n_points in (1, 5, None):
-                run = fake_run(out, config, fold, n_points=n_points)
-            fake_run(out, config, fold, n_shot=5)
-            if fold == 0:
-                add_pictures(run)
-    write_text(out / "benchmark.yaml", "models: [guided, panet, fgbg]\nfolds: [0, 1, 2, 3]\n")
-    return out

@@ -1,0 +1,174 @@
+"""The grid: planning, sharing of trainings, resuming after SIGKILL, and what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fewseg import benchmark, results
+from fewseg.errors import FewsegError
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+SMALL = {"class_path": "Shapes5i", "init_args": {"n_train": 300, "n_val": 80}}
+VOLATILE = {"device", "versions", "run"}
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    """A folder with a benchmark file that two methods finish in seconds."""
+    folder = tmp_path_factory.mktemp("grid")
+    data = {"dataset": SMALL, "size": 48, "cache": "images", "eval_batch_size": 4}
+    (folder / "data.yaml").write_text(yaml.safe_dump({"data": data, "trainer": {"accelerator": "cpu"}}))
+    for name in ("guided", "fgbg", "pretraining"):
+        (folder / f"{name}.yaml").write_text((EXPERIMENTS / "models" / f"{name}.yaml").read_text())
+    config = {
+        "data": "data.yaml",
+        "methods": {"guided": "guided.yaml", "fgbg": "fgbg.yaml"},
+        "folds": [0, 1],
+        "shots": [1, 2],
+        "points": [1, "dense"],
+        "n_episodes": 5,
+        "pretraining": {"config": "pretraining.yaml", "max_steps": 6, "batch_size": 2},
+        "training": {"max_steps": 30, "batch_size": 2, "validations": 2, "n_val_episodes": 4},
+    }
+    path = folder / "grid.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def changed(grid, **changes):
+    config = yaml.safe_load(grid.read_text())
+    path = grid.with_name(f"{results.content_id({'c': repr(changes)})}.yaml")
+    path.write_text(yaml.safe_dump({**config, **changes}))
+    return path
+
+
+def stable(rows):
+    return [{k: v for k, v in row.items() if k not in VOLATILE and not k.startswith("seconds")} for row in rows]
+
+
+def start(grid, out):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "fewseg.cli", "benchmark", str(grid), "--out", str(out), "--workers", "2"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_one_training_serves_all_shots_and_points(grid):
+    plan = benchmark.plan(grid)
+    assert len(plan.trainings) == 2 * 2
+    assert len(plan.pretrainings) == 2
+    assert len(plan.runs) == len(plan.trainings) * 4
+    assert len({run.id for run in plan.runs}) == len(plan.runs)
+    other = benchmark.plan(changed(grid, shots=[5], points=[2], n_episodes=3))
+    assert [one.id for one in other.trainings] == [one.id for one in plan.trainings]
+    assert not {run.id for run in other.runs} & {run.id for run in plan.runs}
+
+
+def test_ids_hash_what_changes_numbers_and_nothing_else(grid, tmp_path):
+    plan = benchmark.plan(grid)
+    data = yaml.safe_load((grid.parent / "data.yaml").read_text())
+    data["data"] |= {"num_workers": 3, "pin_memory": True, "eval_batch_size": 2}
+    (grid.parent / "other.yaml").write_text(yaml.safe_dump(data))
+    same = benchmark.plan(changed(grid, data="other.yaml"))
+    assert [run.id for run in same.runs] == [run.id for run in plan.runs]
+    budget = yaml.safe_load(grid.read_text())["training"]
+    longer = benchmark.plan(changed(grid, training={**budget, "max_steps": 31}))
+    assert not {one.id for one in longer.trainings} & {one.id for one in plan.trainings}
+    assert [one.id for one in longer.pretrainings] == [one.id for one in plan.pretrainings]
+
+
+def test_planning_imports_no_torch(grid):
+    code = (
+        f"from fewseg.cli import main; import sys; main(['benchmark', {str(grid)!r}, '--out', 'x', '--dry-run']); "
+        "print([m for m in ('torch', 'pytorch_lightning', 'plotly', 'wandb') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0].startswith("6 trainings, 16 runs")
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_killed_benchmark_resumes_to_the_same_summary(grid, tmp_path):
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "killed"
+    first = start(grid, undisturbed)
+    text, errors = first.communicate(timeout=300)
+    assert first.returncode == 0, errors
+    assert "report:" in text
+    rows = json.loads((undisturbed / "summary.json").read_text())
+    assert len(rows) == 16
+
+    process = start(grid, out)
+    deadline = time.monotonic() + 200
+    while not list(out.glob("*-k*/metrics.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finished = {path: path.stat().st_mtime_ns for path in out.glob("*-k*/metrics.json")}
+    assert 0 < len(finished) < 16, "the kill landed in the middle"
+    time.sleep(1.5)  # its workers notice that the benchmark is gone
+
+    second = start(grid, out)
+    _, errors = second.communicate(timeout=300)
+    assert second.returncode == 0, errors
+    assert all(path.stat().st_mtime_ns == before for path, before in finished.items()), "a finished run was repeated"
+    assert stable(json.loads((out / "summary.json").read_text())) == stable(rows)
+
+    again = start(grid, out)
+    text, errors = again.communicate(timeout=100)
+    assert again.returncode == 0, errors
+    assert stable(json.loads((out / "summary.json").read_text())) == stable(rows)
+    for row in rows:
+        assert (undisturbed / "episodes" / f"{row['episode_list_sha256']}.jsonl").is_file()
+
+
+def test_one_folder_serves_one_benchmark_at_a_time(grid, tmp_path):
+    with (
+        benchmark._locked(tmp_path),
+        pytest.raises(FewsegError, match="no other benchmark"),
+        benchmark._locked(tmp_path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"fold": [0]}, "fold: got an unknown key"),
+        ({"training": {"max_step": 3}}, "training.max_step: got an unknown key"),
+        ({"methods": {"guided": {"config": "guided.yaml", "modle": {}}}}, "methods.guided.modle: got an unknown key"),
+        ({"methods": {"guided": "guidde.yaml"}}, "guidde.yaml: got No such file"),
+        ({"folds": [4]}, "folds: got 4, expected folds from 0 to 3"),
+        ({"points": ["sparse"]}, "points: got sparse, expected positive counts or 'dense'"),
+        ({"shots": []}, "shots: got \\[\\], expected a list"),
+        ({"protocol": "cleen"}, "cleen"),
+        ({"training": {}}, "training: got nothing"),
+    ],
+)
+def test_a_wrong_file_is_refused_before_anything_runs(grid, tmp_path, changes, says):
+    with pytest.raises(FewsegError, match=says):
+        benchmark.execute(changed(grid, **changes), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unwritable_folder_is_refused(grid, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FewsegError, match="expected a folder that can be written"):
+        benchmark.execute(grid, tmp_path / "file" / "out")
+
+
+def test_a_failing_training_is_reported_and_the_others_go_on(grid, tmp_path, capsys):
+    methods = {
+        "broken": {"config": "guided.yaml", "model": {"widht": 3}},
+        "fgbg": "fgbg.yaml",
+    }
+    path = changed(grid, methods=methods, folds=[0], points=["dense"], shots=[1])
+    assert benchmark.execute(path, tmp_path / "out", workers=1) == 1
+    said = capsys.readouterr()
+    assert "GuidedNet.widht" in said.err
+    rows = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [row["config"] for row in rows] == ["fgbg"]
