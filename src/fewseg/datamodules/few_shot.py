@@ -36,7 +36,7 @@ from fewseg.sampling import (
     training_pool,
     validation_list,
 )
-from fewseg.transforms import Augment, Augmentation, FitMode, fit, frame_of, move_points
+from fewseg.transforms import Augment, Augmentation, FitMode, channels_first, fit, frame_of, move_points
 from fewseg.transforms import draw_points as draw_map
 
 Map = npt.NDArray[np.uint8]
@@ -395,13 +395,14 @@ class _Steps(Sampler[list[int]]):
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
+    cv2.setNumThreads(0)
 
 
 def _stack(images: Sequence[Any], image_size: tuple[int, int]) -> Tensor | Features:
     """(n, 3, H, W) uint8 from canvases, or Features from cached maps."""
     if isinstance(images[0], tuple):
         return Features(tuple(torch.stack(maps) for maps in zip(*images, strict=True)), image_size)
-    return torch.from_numpy(np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2)))
+    return torch.from_numpy(channels_first(images))
 
 
 def collate(samples: Sequence[_Sample], image_size: tuple[int, int]) -> EpisodeBatch:

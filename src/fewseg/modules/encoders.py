@@ -172,7 +172,8 @@ class Encoder(ImageEncoder):
         """The taps (n, C, h, w) of normalised images (n, 3, H, W)."""
         down, right = (-images.shape[-2] % self.patch_size[0], -images.shape[-1] % self.patch_size[1])
         if down or right:
-            images = F.pad(images, (0, right, 0, down))  # 0 is the mean colour
+            # with the mean colour, on both sides: half the shift of the grid that padding one side makes
+            images = F.pad(images, (right // 2, right - right // 2, down // 2, down - down // 2))
         maps: Sequence[Tensor] = self.body(images)
         return tuple(m.permute(0, 3, 1, 2) if self.channels_last else m for m in maps)
 
