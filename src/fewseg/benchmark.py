@@ -275,9 +275,6 @@ def execute(path: Path, out: Path, workers: int | None = None) -> int:
         print(results.table(rows, out, grid.n_folds) if rows else "no run finished")
         for note in results.training_notes(rows):
             print(f"training: {note}")
-        from fewseg.report import build_report
-
-        print(f"report: {build_report(out)}")
     for name, reason in failures.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     return 1 if failures or not rows else 0

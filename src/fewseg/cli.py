@@ -84,7 +84,11 @@ def _benchmark(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(benchmark.describe(benchmark.plan(options.config), options.out))
         return 0
-    return benchmark.execute(options.config, options.out, options.workers)
+    status = benchmark.execute(options.config, options.out, options.workers)
+    from fewseg.report import build_report
+
+    print(f"report: {build_report(options.out)}")
+    return status
 
 
 def _report(out: Path) -> int:

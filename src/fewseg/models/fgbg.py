@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fewseg.episode import Features
 from fewseg.functional.geometry import upsample
-from fewseg.models.base import FewShotSegmentor
+from fewseg.models.base import FewShotSegmentor, Optimizer, Schedule
 from fewseg.modules.encoders import Embedding, Encoder
 from fewseg.modules.fcn32s import MIN_SIZE, Decoder, FCN32s, start
 from fewseg.modules.vgg import refuse_encoder
@@ -117,6 +117,10 @@ class FgBg(FewShotSegmentor):
         variant: ``standard``, or the network of the ``paper``.
         lr: peak learning rate.
         encoder_lr_factor: the encoder learns with ``lr`` times this.
+        weight_decay: on all parameters.
+        optimizer: ``adamw``, or ``sgd`` with ``momentum``.
+        momentum: of SGD.
+        schedule: ``one_cycle`` or ``constant``.
     """
 
     def __init__(
@@ -130,6 +134,10 @@ class FgBg(FewShotSegmentor):
         variant: Literal["standard", "paper"] = "standard",
         lr: float = 2e-3,
         encoder_lr_factor: float = 0.3,
+        weight_decay: float = 1e-4,
+        optimizer: Optimizer = "adamw",
+        momentum: float = 0.9,
+        schedule: Schedule = "one_cycle",
     ) -> None:
         self.save_hyperparameters()
         if variant == "paper":
@@ -137,4 +145,12 @@ class FgBg(FewShotSegmentor):
             network: FgBgNetwork = PaperFgBgNetwork(weights, trainable=not freeze_encoder)
         else:
             network = FgBgNetwork(Encoder(encoder, weights, output_stride, taps, trainable=not freeze_encoder), width)
-        super().__init__(network=network, lr=lr, encoder_lr_factor=encoder_lr_factor)
+        super().__init__(
+            network,
+            lr=lr,
+            encoder_lr_factor=encoder_lr_factor,
+            weight_decay=weight_decay,
+            optimizer=optimizer,
+            momentum=momentum,
+            schedule=schedule,
+        )

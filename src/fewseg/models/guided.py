@@ -25,7 +25,7 @@ from fewseg.episode import NEGATIVE, POSITIVE, Features
 from fewseg.functional.annotations import annotated, silence, weights_of
 from fewseg.functional.geometry import upsample
 from fewseg.functional.pooling import masked_mean, shot_means
-from fewseg.models.base import FewShotSegmentor
+from fewseg.models.base import FewShotSegmentor, Optimizer, Schedule
 from fewseg.modules.encoders import Embedding, Encoder
 from fewseg.modules.fcn32s import MIN_SIZE, AnnotationPool, Decoder, FCN32s, start
 from fewseg.modules.vgg import refuse_encoder
@@ -191,6 +191,10 @@ class GuidedNet(FewShotSegmentor):
         variant: ``standard``, or the network of the ``paper``.
         lr: peak learning rate.
         encoder_lr_factor: the encoder learns with ``lr`` times this.
+        weight_decay: on all parameters.
+        optimizer: ``adamw``, or ``sgd`` with ``momentum``.
+        momentum: of SGD.
+        schedule: ``one_cycle`` or ``constant``.
     """
 
     def __init__(
@@ -205,6 +209,10 @@ class GuidedNet(FewShotSegmentor):
         variant: Literal["standard", "paper"] = "standard",
         lr: float = 2e-3,
         encoder_lr_factor: float = 0.3,
+        weight_decay: float = 1e-4,
+        optimizer: Optimizer = "adamw",
+        momentum: float = 0.9,
+        schedule: Schedule = "one_cycle",
     ) -> None:
         self.save_hyperparameters()
         if variant == "paper":
@@ -213,4 +221,12 @@ class GuidedNet(FewShotSegmentor):
         else:
             backbone = Encoder(encoder, weights, output_stride, taps, trainable=not freeze_encoder)
             network = GuidedNetwork(backbone, width, head)
-        super().__init__(network=network, lr=lr, encoder_lr_factor=encoder_lr_factor)
+        super().__init__(
+            network,
+            lr=lr,
+            encoder_lr_factor=encoder_lr_factor,
+            weight_decay=weight_decay,
+            optimizer=optimizer,
+            momentum=momentum,
+            schedule=schedule,
+        )

@@ -21,7 +21,7 @@ from fewseg.functional.annotations import annotated, silence, weights_of
 from fewseg.functional.geometry import upsample
 from fewseg.functional.pooling import masked_mean
 from fewseg.functional.similarity import cosine_maps
-from fewseg.models.base import FewShotSegmentor
+from fewseg.models.base import FewShotSegmentor, Optimizer, Schedule
 from fewseg.modules.encoders import Embedding, Encoder
 from fewseg.modules.vgg import VGG16, panet_vgg16, refuse_encoder
 from fewseg.network import SegmentorNetwork, cross_entropy
@@ -171,6 +171,10 @@ class PANet(FewShotSegmentor):
         variant: ``standard``, or the network of the ``paper``.
         lr: peak learning rate.
         encoder_lr_factor: the encoder learns with ``lr`` times this.
+        weight_decay: on all parameters.
+        optimizer: ``adamw``, or ``sgd`` with ``momentum``.
+        momentum: of SGD.
+        schedule: ``one_cycle`` or ``constant``.
     """
 
     def __init__(
@@ -185,6 +189,10 @@ class PANet(FewShotSegmentor):
         variant: Literal["standard", "paper"] = "standard",
         lr: float = 2e-3,
         encoder_lr_factor: float = 0.3,
+        weight_decay: float = 1e-4,
+        optimizer: Optimizer = "adamw",
+        momentum: float = 0.9,
+        schedule: Schedule = "one_cycle",
     ) -> None:
         self.save_hyperparameters()
         if variant == "paper":
@@ -193,4 +201,12 @@ class PANet(FewShotSegmentor):
         else:
             backbone = Encoder(encoder, weights, output_stride, taps, trainable=not freeze_encoder)
             network = PANetNetwork(backbone, width, alignment)
-        super().__init__(network=network, lr=lr, encoder_lr_factor=encoder_lr_factor)
+        super().__init__(
+            network,
+            lr=lr,
+            encoder_lr_factor=encoder_lr_factor,
+            weight_decay=weight_decay,
+            optimizer=optimizer,
+            momentum=momentum,
+            schedule=schedule,
+        )
