@@ -142,6 +142,16 @@ def test_score_by_hand():
     assert "seconds_robot" not in figures
 
 
+def test_repeated_lists_are_scored_one_by_one():
+    first = [Row(0, "a", "s", 1, 3, 1, 1, 3), Row(1, "b", "s", 2, 0, 0, 1, 7)]  # IoU .6 and 0
+    second = [Row(2, "a", "s", 1, 1, 1, 0, 6), Row(3, "b", "s", 2, 1, 0, 1, 6)]  # IoU .5 and .5
+    figures = score(pd.DataFrame(first + second), NAMES, (1, 2), repeats=2)
+    assert figures["miou"] == pytest.approx((0.3 + 0.5) / 2)
+    assert figures["miou_std"] == pytest.approx(0.1)
+    assert figures["per_class_iou"] == pytest.approx({"cat": 0.55, "dog": 0.25})
+    assert figures["ci95"][0] <= figures["miou"] <= figures["ci95"][1]
+
+
 def test_score_is_the_same_from_disk(tmp_path):
     write_rows(tmp_path / "r.parquet", ROWS)
     assert score(read_rows(tmp_path / "r.parquet"), NAMES, (1, 2)) == score(pd.DataFrame(ROWS), NAMES, (1, 2))

@@ -505,7 +505,7 @@ def evaluate(run: Run, out: Path) -> Config:
         "run": run.id,
         "pretraining": one.pretraining,
         "episode_list_sha256": data.episode_list().sha256,
-        **results.score(frame, data.dataset.class_names, data.scored_classes()),
+        **results.score(frame, data.dataset.class_names, data.scored_classes(), data.evaluation_part.runs),
         **{k: trained[k] for k in ("n_parameters", "n_trained_parameters", "seconds_train")},
         "seconds_evaluation": round(time.perf_counter() - started, 2),
         "eval_batch_size": data.eval_batch_size,

@@ -172,7 +172,8 @@ class WriteRows(pl.Callback):
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "test"
         folder.mkdir(parents=True, exist_ok=True)
         write_rows(folder / "episodes.parquet", pl_module.rows)
-        figures = score(read_rows(folder / "episodes.parquet"), data.dataset.class_names, data.scored_classes())
+        frame, names = read_rows(folder / "episodes.parquet"), data.dataset.class_names
+        figures = score(frame, names, data.scored_classes(), data.evaluation_part.runs)
         write_json(folder / "metrics.json", {**figures, "episode_list_sha256": data.episode_list().sha256})
         low, high = figures["ci95"]
         print(f"mIoU {figures['miou']:.3f} [{low:.3f}, {high:.3f}] over {len(pl_module.rows)} episodes: {folder}")

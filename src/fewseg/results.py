@@ -139,13 +139,15 @@ def final_rows(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values("click", kind="stable").drop_duplicates(["episode", "object_id", "frame"], keep="last")
 
 
-def score(frame: pd.DataFrame, class_names: Sequence[str], classes: Sequence[int]) -> dict[str, Any]:
+def score(frame: pd.DataFrame, class_names: Sequence[str], classes: Sequence[int], repeats: int = 1) -> dict[str, Any]:
     """The figures of one run from its rows.
 
     Args:
         frame: as ``read_rows`` returns it.
         class_names: names of the data set's classes; ``class_names[i]`` has id ``i + 1``.
         classes: class ids that were evaluated, the novel classes of the fold.
+        repeats: the episodes are so many lists in a row, and figures are means over them (PANet's five runs); then
+            ``miou_std`` is the standard deviation of their mIoU. The interval is that of all episodes together.
 
     Returns:
         ``miou``, ``fb_iou``, ``positive_iou``, ``per_class_iou`` (class name -> IoU, classes with an episode), all in
@@ -160,6 +162,8 @@ def score(frame: pd.DataFrame, class_names: Sequence[str], classes: Sequence[int
     >>> round(figures["miou"], 3), figures["positive_iou"], figures["n_episodes"]
     (0.286, 0.5, 3)
     """
+    if repeats > 1:
+        return _mean_of_repeats(frame, class_names, classes, repeats)
     if frame.empty:
         raise FewsegError("rows", "none", "at least one scored prediction", "check the episode list of this run")
     strangers = sorted(set(frame["class_id"]) - set(classes))
@@ -180,6 +184,24 @@ def score(frame: pd.DataFrame, class_names: Sequence[str], classes: Sequence[int
     if seconds:
         figures["seconds_per_episode"] = sum(seconds.values())
     return figures | seconds
+
+
+def _mean_of_repeats(
+    frame: pd.DataFrame, class_names: Sequence[str], classes: Sequence[int], repeats: int
+) -> dict[str, Any]:
+    pooled = score(frame, class_names, classes)
+    repeat = frame["episode"] * repeats // pooled["n_episodes"]
+    each = [score(frame[repeat == i], class_names, classes) for i in range(repeats)]
+    means = {name: _mean(figures[name] for figures in each) for name in ("miou", "fb_iou", "positive_iou")}
+    seen = {c: [f["per_class_iou"][c] for f in each if c in f["per_class_iou"]] for c in pooled["per_class_iou"]}
+    low, high = pooled["ci95"]
+    return {
+        **pooled,
+        **means,
+        "miou_std": float(np.std([figures["miou"] for figures in each])),
+        "per_class_iou": {c: _mean(values) for c, values in seen.items()},
+        "ci95": [min(low, means["miou"]), max(high, means["miou"])],
+    }
 
 
 def finish_run(folder: Path, config: Mapping[str, Any], rows: Iterable[Row], figures: Mapping[str, Any]) -> None:
