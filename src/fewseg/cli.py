@@ -6,11 +6,14 @@ Only the Lightning commands import torch. A wrong option, file or value ends wit
 from __future__ import annotations
 
 import argparse
+import difflib
+import importlib
+import inspect
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import fewseg
 from fewseg.errors import FewsegError
@@ -21,6 +24,7 @@ LIGHTNING = {
     "test": "score a checkpoint on the protocol's list of novel-class episodes",
     "predict": "write the masks of those episodes as palette PNGs, and a CSV",
 }
+_HOMES = {"data": "fewseg.datamodules.FewShotDataModule", "trainer": "pytorch_lightning.Trainer"}
 EXAMPLE = """
 example:
   fewseg fit --config experiments/models/guided.yaml --config experiments/data/shapes.yaml --trainer.max_steps 500
@@ -32,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
     """Errors in one line, with the remedy."""
 
     def error(self, message: str) -> NoReturn:
-        raise FewsegError(self.prog, message, "valid arguments", f"see {self.prog} --help")
+        raise said_our_way(message, self.prog)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,6 +76,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _data(options)
     except FewsegError as error:
         print(f"fewseg: error: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        said = re.search(r"^fewseg\.errors\.FewsegError: (.+)$", str(error), re.MULTILINE)
+        if said is None:
+            raise
+        print(f"fewseg: error: {said[1]}", file=sys.stderr)  # a loader's worker hands on no more than the text
+        return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        expected, remedy = "a place that can be read and written", "check the path and its permissions"
+        print(f"fewseg: error: {FewsegError(error.filename, error.strerror, expected, remedy)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("fewseg: stopped; run the same command again to go on", file=sys.stderr)
@@ -121,6 +137,7 @@ def _lightning(argv: list[str]) -> int:
 
     import pytorch_lightning as pl
     from jsonargparse import ArgumentError
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
     from pytorch_lightning.cli import LightningCLI
 
     import fewseg.datasets
@@ -128,12 +145,27 @@ def _lightning(argv: list[str]) -> int:
     from fewseg.callbacks import EpisodePanels, SaveModel, WritePredictions, WriteRows
     from fewseg.datamodules import FewShotDataModule
 
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    class CommandLine(LightningCLI):
+        """Says in our way what is wrong with a checkpoint and with options that only constructors can judge."""
+
+        def parse_arguments(self, parser: Any, args: Any) -> None:
+            super().parse_arguments(parser, args)
+            options = self.config[self.config.subcommand]
+            _check_checkpoint(options.ckpt_path, options.model.class_path)
+
+        def instantiate_classes(self) -> None:
+            try:
+                super().instantiate_classes()
+            except (ValueError, TypeError, OSError, MisconfigurationException) as error:
+                raise _cause(error) from None
+
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     warnings.filterwarnings("ignore", message=".*_pytree.*")
     ours = [WriteRows(), WritePredictions(), SaveModel(), EpisodePanels()]
     try:
-        LightningCLI(
+        CommandLine(
             pl.LightningModule,
             FewShotDataModule,
             subclass_mode_model=True,
@@ -148,7 +180,7 @@ def _lightning(argv: list[str]) -> int:
             args=[*_root_last(argv)],
         )
     except ArgumentError as error:
-        raise said_our_way(str(error)) from None
+        raise said_our_way(str(error), f"fewseg {argv[0]}") from None
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
@@ -169,18 +201,120 @@ def _root_last(argv: list[str]) -> list[str]:
     return kept + root
 
 
-def said_our_way(message: str) -> FewsegError:
-    """One line from jsonargparse's nested report: the innermost option and reason.
+def _check_checkpoint(path: str | None, class_path: str) -> None:
+    """A checkpoint brings its hyper-parameters and its class along; another class than asked for would go unseen."""
+    if path in (None, "best", "last", "hpc", "registry"):
+        return
+    import torch
 
-    >>> print(said_our_way('Parser key "data.fold": Expected a <class int>. Got value: x'))
-    data.fold: got Expected a <class int>. Got value: x, expected a valid value; see fewseg fit --help
+    try:
+        content = torch.load(str(path), map_location="cpu", weights_only=True)
+        found = str(content.get("hyper_parameters", {}).get("_class_path", class_path))
+    except FileNotFoundError:
+        raise FewsegError("--ckpt_path", path, "an existing checkpoint", "check the path") from None
+    except Exception as error:  # torch, zipfile and pickle errors have no common class
+        reason = f"{path} ({type(error).__name__})"
+        raise FewsegError("--ckpt_path", reason, "a checkpoint that fewseg fit wrote", "choose another") from None
+    asked, saved = (name.rpartition(".")[2] for name in (class_path, found))
+    if asked != saved:
+        raise FewsegError("--ckpt_path", f"a checkpoint of {saved}", f"one of {asked}", f"pass --model {saved}")
+
+
+def _cause(error: BaseException) -> FewsegError:
+    """Our own error, where the parser has wrapped one; else the reason that a constructor of others gave."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, FewsegError):
+        inner = inner.__cause__ or inner.__context__
+    return inner or FewsegError("options", str(error)[:300], "options that go together", "see fewseg fit --help")
+
+
+def said_our_way(message: str, program: str = "fewseg fit") -> FewsegError:
+    r"""One line from what argparse or jsonargparse say, which may be a nested report: the innermost option and reason.
+
+    Args:
+        message: theirs.
+        program: whose help the remedy names.
+
+    >>> print(said_our_way('Parser key "data.fold":\n  Expected a <class \'int\'>. Got value: x'))
+    --data.fold: got x, expected int; see fewseg fit --help
+    >>> print(said_our_way("Subcommand 'fit' does not accept option 'data.foldd'"))
+    --data.foldd: got an unknown option, expected one of dataset, protocol, fold, ...; did you mean --data.fold?
     """
-    text = " ".join(message.split())
-    key = re.findall(r'(?:Parser key|Key|key|Option|option) ["\']([^"\']+)["\']', text)
-    unknown = re.findall(r"[Uu]nrecognized arguments?: (\S+)", text)
-    argument = unknown[0] if unknown else key[-1] if key else "arguments"
-    reason = re.sub(r'^.*Parser key ["\'][^"\']+["\']:\s*', "", text)[:300]
-    return FewsegError(argument, reason, "a valid value", "see fewseg fit --help")
+    keys = re.findall(r'[Pp]arser key "([^"]+)"', message)
+    option, help_remedy = ".".join(keys), f"see {program} --help"
+    tail = message.rpartition("Parser key")[2]  # what is said of the innermost option
+
+    if found := re.search(r"class_path '([\w.]+)':\s+Option '([^']+)' is not accepted", tail):
+        return _unknown_option(_flag(f"{option}.{found[2]}"), found[1], help_remedy)
+    if found := re.search(r"does not accept option '([^']+)'|unrecognized arguments: (\S+)", message):
+        name = _flag(found[1]) if found[1] else found[2].partition("=")[0]
+        return _unknown_option(name, _HOMES.get(name.lstrip("-").partition(".")[0], ""), help_remedy)
+    if found := re.search(r"arguments are required: (\S+)", message):
+        name = re.sub(r"^(fit|validate|test|predict)\.", "", found[1].rstrip(","))
+        return FewsegError(_flag(name), "nothing", "a value", help_remedy)
+    if found := re.search(r"argument (\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)", message):
+        return FewsegError(found[1], found[2], f"one of {found[3]}".replace("'", ""), help_remedy)
+    if found := re.search(r"argument (\S+): invalid (\w+) value: '(.*)'", message):
+        return FewsegError(found[1], found[3], found[2], help_remedy)
+    if found := re.search(r"argument (\S+): expected (.*)", message):
+        return FewsegError(found[1], "nothing", found[2], help_remedy)
+    if found := re.search(r"File does not exist: '([^']+)'", tail):
+        return FewsegError(_flag(option), found[1], "an existing YAML file", "check the path")
+    if found := re.search(r"(?:Problems parsing|Unexpected) config: (.*)", message, re.DOTALL):
+        return FewsegError("--config", found[1][:200], "a YAML file that maps keys to values", "mend the file")
+    if found := re.search(r"Expected a dot import path string: (.*)", tail):
+        return _unknown_class(option, found[1], help_remedy)
+    if found := re.search(r"Subtypes: \[(.*)\]\n(?:.*\n)*?\s*Given value: (.*)", tail):
+        return FewsegError(_flag(option), found[2], f"one of {_types(found[1])}", help_remedy)
+    if found := re.search(r"Expected an? (.*?)\. Got value: (.*)", tail):
+        return FewsegError(_flag(option), found[2], _types(found[1]), help_remedy)
+    return FewsegError(_flag(option or "arguments"), tail[:300], "a valid value", help_remedy)
+
+
+def _flag(option: str) -> str:
+    return option if option.startswith("-") or option == "arguments" else f"--{option}"
+
+
+def _types(said: str) -> str:
+    """Types as people say them.
+
+    >>> _types("<class 'int'>, typing.Literal['flip', 'full'], <class 'NoneType'>")
+    'int, flip, full, null'
+    """
+    said = re.sub(r"<class '(?:[\w]+\.)*(\w+)'>", r"\1", said)
+    said = re.sub(r"typing\.Literal\[([^\]]*)\]", r"\1", said).replace("'", "")
+    return re.sub(r"\bNoneType\b", "null", said)
+
+
+def _unknown_option(option: str, home: str, remedy: str) -> FewsegError:
+    """An option that its class does not have.
+
+    Args:
+        option: as on the command line, e.g. ``--model.lrr``.
+        home: import path of the class, where the prefix tells it.
+        remedy: where no known option resembles it.
+    """
+    prefix, dot, name = option.rpartition(".")
+    if home in ("pytorch_lightning.LightningModule", "pytorch_lightning.Callback", "fewseg.datasets.FewShotDataset"):
+        return FewsegError(option, "an option of no class", f"{prefix} CLASS before it", "name the class first")
+    module, _, cls = home.rpartition(".")
+    known = [*inspect.signature(getattr(importlib.import_module(module), cls)).parameters] if home else []
+    close = difflib.get_close_matches(name, known, 1)
+    wanted = (
+        f"one of {', '.join(known)}" if 0 < len(known) <= 25 else f"an option of {cls}" if cls else "a known option"
+    )
+    return FewsegError(
+        option, "an unknown option", wanted, f"did you mean {prefix}{dot}{close[0]}?" if close else remedy
+    )
+
+
+def _unknown_class(option: str, name: str, remedy: str) -> FewsegError:
+    """A class name that nothing answers to."""
+    package = {"model": "fewseg.models", "data.dataset": "fewseg.datasets"}.get(option)
+    known: list[str] = list(importlib.import_module(package).__all__) if package else []
+    close = difflib.get_close_matches(name, known, 1)
+    wanted = f"one of {', '.join(known)}, or an import path" if known else "a class name or an import path"
+    return FewsegError(_flag(option), name, wanted, f"did you mean {close[0]}?" if close else remedy)
 
 
 def entry() -> NoReturn:

@@ -73,7 +73,7 @@ class FewShotSegmentor(pl.LightningModule):
 
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
         """The sum of the network's losses; each is logged."""
-        self._check_shots(batch)
+        self._check_shots(batch, "--data.train_shot")
         losses = self.network.losses(batch)
         total = torch.stack(list(losses.values())).sum()
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
@@ -103,7 +103,7 @@ class FewShotSegmentor(pl.LightningModule):
 
     def test_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
         """Appends one row per episode; the first batch runs once before, so that no timing includes a warm-up."""
-        self._check_shots(batch)
+        self._check_shots(batch, "--data.n_shot")
         if batch_idx == 0:
             evaluation.predict(self.network, batch)
         prediction, seconds = evaluation.predict(self.network, batch)
@@ -122,6 +122,7 @@ class FewShotSegmentor(pl.LightningModule):
 
     def predict_step(self, batch: EpisodeBatch, batch_idx: int) -> list[np.ndarray[Any, Any]]:
         """Masks (H, W) uint8 of the batch's queries, 0 or 1, at original size."""
+        self._check_shots(batch, "--data.n_shot")
         prediction, _ = evaluation.predict(self.network, batch)
         return evaluation.masks(batch, prediction)
 
@@ -169,12 +170,10 @@ class FewShotSegmentor(pl.LightningModule):
     def _n_classes(self) -> int:
         return len(self.trainer.datamodule.dataset.class_names)  # type: ignore[attr-defined]
 
-    def _check_shots(self, batch: EpisodeBatch) -> None:
+    def _check_shots(self, batch: EpisodeBatch, option: str) -> None:
         limit = self.network.max_shot
         if limit is not None and batch.n_shot > limit:
-            raise FewsegError(
-                "--data.n_shot", batch.n_shot, f"at most {limit} for {type(self).__name__}", "use fewer shots"
-            )
+            raise FewsegError(option, batch.n_shot, f"at most {limit} for {type(self).__name__}", "use fewer shots")
 
 
 def count_rows(metric: EpisodeIoU, rows: list[Row]) -> None:

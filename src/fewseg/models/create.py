@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 
 import fewseg.models as zoo
 from fewseg.errors import FewsegError
 from fewseg.models.base import FewShotSegmentor
+
+Module = TypeVar("Module", bound=pl.LightningModule)
 
 
 def build(name: str, hyper_parameters: dict[str, Any]) -> pl.LightningModule:
@@ -27,13 +29,15 @@ def build(name: str, hyper_parameters: dict[str, Any]) -> pl.LightningModule:
     method = getattr(zoo, name, None)
     if not (inspect.isclass(method) and issubclass(method, pl.LightningModule)):
         raise FewsegError("model", repr(name), f"one of {', '.join(zoo.__all__)}", "correct the spelling")
+    return _construct(method, hyper_parameters)
+
+
+def _construct(method: type[Module], hyper_parameters: dict[str, Any]) -> Module:
     known = inspect.signature(method).parameters
     for key in hyper_parameters:
         if key not in known:
-            wanted = f"one of {', '.join(known)}"
-            raise FewsegError(
-                f"{name}.{key}", "an unknown hyper-parameter", wanted, "correct the spelling or remove it"
-            )
+            argument, wanted = f"{method.__name__}.{key}", f"one of {', '.join(known)}"
+            raise FewsegError(argument, "an unknown hyper-parameter", wanted, "correct the spelling or remove it")
     return method(**hyper_parameters)
 
 
@@ -82,11 +86,12 @@ def load_model(path: str | Path, cls: type[FewShotSegmentor] | None = None) -> F
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise FewsegError(str(folder), reason, "a folder that model.save() wrote", "check the path") from None
-    hyper_parameters["weights"] = None  # what the encoder started from is in the saved weights
+    if "weights" in hyper_parameters:
+        hyper_parameters["weights"] = None  # what the encoder started from is in the saved weights
     if cls is None:
         model = create_model(name, **hyper_parameters)
     elif cls.__name__ == name:
-        model = cls(**hyper_parameters)
+        model = _construct(cls, hyper_parameters)
     else:
         raise FewsegError(str(folder), f"a {name}", f"a {cls.__name__}", "pass the class that was saved")
     model.load_weights(folder / "model.safetensors")

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import timm
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -278,6 +277,8 @@ def _block(in_channels: int, out_channels: int, stride: int = 1, dilation: int =
 
 def _timm_features(name: str, taps: tuple[int, ...], output_stride: int | None) -> Any:
     """The feature extractor of timm; transformers are asked to take any image size."""
+    import timm  # here, because timm imports wandb, and only this and the hub need it
+
     if not timm.is_model(name):
         raise FewsegError("encoder", name, "tiny or the name of a timm model", 'see timm.list_models("*resnet*")')
     reason = ""
@@ -304,6 +305,8 @@ def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _hub_state(name: str) -> dict[str, Tensor]:
     """The pretrained state of a timm model, from the hub or its cache on disk."""
+    import timm
+
     try:
         if name == "tiny":
             raise LookupError("tiny is this project's own")
