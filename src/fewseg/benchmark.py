@@ -36,6 +36,7 @@ KEYS = {"data", "methods", "folds", "shots", "points", "seeds", "protocol", "n_e
 TRAINING_KEYS = {"max_steps", "batch_size", "precision", "validations", "n_val_episodes"}
 METHOD_KEYS = {"config", "model", "data"}
 UNHASHED_DATA = {"num_workers", "pin_memory", "eval_batch_size"}  # change speed, not numbers
+UNHASHED_TRAINER = {"accelerator", "devices", "callbacks", "logger", "default_root_dir", "enable_progress_bar"}
 
 Config = dict[str, Any]
 
@@ -193,7 +194,7 @@ def plan(path: Path) -> Plan:
             "data": {k: v for k, v in data.items() if k not in UNHASHED_DATA | {"dataset", "protocol"}},
             "dataset": [dataset.name, fingerprint],
             "training_part": dataclasses.asdict(protocol.training),
-            "trainer": {k: v for k, v in trainer.items() if k in ("max_steps", "precision", "accumulate_grad_batches")},
+            "trainer": {k: v for k, v in trainer.items() if k not in UNHASHED_TRAINER},
             "validations": budget.get("validations", 0),
             "pretraining": pretraining,
         }
@@ -270,7 +271,7 @@ def execute(path: Path, out: Path, workers: int | None = None) -> int:
         (out / "trainings").mkdir(exist_ok=True)
         results.write_text(out / "benchmark.yaml", yaml.safe_dump(self_contained(path), sort_keys=False))
         results.write_json(out / "trainings" / "metrics.json", {"n_folds": grid.n_folds})
-        failures = _run_all(grid, out, workers or _default_workers())
+        failures = _run_all(grid, out, workers or len(_gpus()) or min(2, os.cpu_count() or 1))
         rows = results.summarise(out, grid.n_folds)
         print(results.table(rows, out, grid.n_folds) if rows else "no run finished")
         for note in results.training_notes(rows):
@@ -313,11 +314,19 @@ class _locked:
             self.file.close()
 
 
-def _default_workers() -> int:
-    gpus = [e for e in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if e.strip()]
-    if not gpus and Path("/proc/driver/nvidia/gpus").is_dir():
-        gpus = [p.name for p in Path("/proc/driver/nvidia/gpus").iterdir()]
-    return len(gpus) or min(2, os.cpu_count() or 1)
+def _gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES may name, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip()]
+    return [str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
+
+
+def _take_gpu(free: Any) -> None:
+    """In a new worker: one GPU of its own, in turn where there are more workers than GPUs."""
+    gpu = free.get()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
 
 def _run_all(grid: Plan, out: Path, workers: int) -> dict[str, str]:
@@ -333,9 +342,12 @@ def _run_all(grid: Plan, out: Path, workers: int) -> dict[str, str]:
     threads = max(1, (os.cpu_count() or 1) // workers)
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, str(threads))  # read by the workers when they start
+    free = context.Queue()
+    for _, gpu in zip(range(workers), itertools.cycle(_gpus() or [None]), strict=False):
+        free.put(gpu)
     with (
         context.Manager() as manager,
-        ProcessPoolExecutor(workers, mp_context=context) as pool,
+        ProcessPoolExecutor(workers, context, _take_gpu, (free,)) as pool,
         tqdm(total=n_steps, initial=done, unit="step", desc="training", dynamic_ncols=True, smoothing=0.02) as bar,
     ):
         events: Any = manager.Queue()

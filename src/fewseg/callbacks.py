@@ -291,6 +291,7 @@ class EpisodePanels(pl.Callback):
 
         data: FewShotDataModule = trainer.datamodule  # type: ignore[attr-defined]
         names = {0: "background", 1: "foreground", 255: "unknown"}
+        panels: dict[str, Any] = {}
         for i, spec in enumerate(data.validation_episodes().specs[: self.n_episodes]):
             batch = data.batch_of([spec]).to(pl_module.device)
             prediction, _ = evaluation.predict(pl_module.network, batch)
@@ -303,5 +304,6 @@ class EpisodePanels(pl.Callback):
             for image, annotation in data.pictures_of_supports(spec):
                 layer = {"annotation": {"mask_data": annotation, "class_labels": names}}
                 pictures.append(wandb.Image(image, masks=layer, caption="support"))
-            for logger in loggers:
-                logger.experiment.log({f"episodes/{i}": pictures}, step=trainer.global_step)
+            panels[f"episodes/{i}"] = pictures
+        for logger in loggers:  # without step=, which would have to keep up with the logger's own counter
+            logger.experiment.log({**panels, "trainer/global_step": trainer.global_step})

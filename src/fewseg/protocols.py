@@ -120,7 +120,7 @@ PANET = Protocol(
 REVOLVER = Protocol(
     "revolver",
     TrainingPart(split="trainaug", heldout="background", class_balanced=True),
-    EvaluationPart(draw="every_mask", n_episodes=None, seed=1337, short_label="none", metric="positive_iou"),
+    EvaluationPart(draw="every_mask", n_episodes=None, seed=1337, short_label="none"),
     "revolver, the guided networks: trains on trainaug, every class subsampled to the rarest one; tests every mask "
     "once, the support may be the query, a label with too few pixels gives no points, pooled positive IoU at original "
     "size, void ignored. Approximate: its test list is lost, VOC val stands in for it, and which images its "

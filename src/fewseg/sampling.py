@@ -93,7 +93,6 @@ class EvaluationPart:
         short_label: a label with fewer pixels than points gives ``"all"`` it has, or ``"none"`` (revolver).
         runs: the list is this many runs in a row, each with its own seed; figures are means over runs.
         threshold: on the foreground probability.
-        metric: the figure that stands for the protocol.
     """
 
     split: str = "val"
@@ -112,7 +111,6 @@ class EvaluationPart:
     short_label: Literal["all", "none"] = "all"
     runs: int = 1
     threshold: float = 0.5
-    metric: Literal["miou", "positive_iou"] = "miou"
 
     @property
     def support_may_equal_query(self) -> bool:

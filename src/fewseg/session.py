@@ -36,7 +36,7 @@ def segment_image(
         (H, W) uint8 mask of the query, 0 or 1, at its original size.
 
     Raises:
-        FewsegError: no support, or an image or annotation of another type, shape or value.
+        FewsegError: no support, a size below 1, or an image or annotation of another type, shape or value.
 
     >>> import fewseg
     >>> image = np.zeros((20, 30, 3), np.uint8)
@@ -46,6 +46,8 @@ def segment_image(
     network: SegmentorNetwork = model.network
     if not supports:
         raise FewsegError("supports", "none", "at least one (image, annotation) pair", "annotate an image")
+    if size is not None and size < 1:
+        raise FewsegError("size", size, "at least 1 pixel, or None", "leave it out")
     query = _image(query, "query")
     pairs = [(_image(i, f"supports[{n}][0]"), _annotation(a, f"supports[{n}][1]")) for n, (i, a) in enumerate(supports)]
     for n, (image, annotation) in enumerate(pairs):

@@ -308,8 +308,10 @@ class FewShotDataModule(pl.LightningDataModule):
         canvas = None if image is None else fit(image, None, size, mode)[0]
         fitted = fit(None, dense, size, mode)[1] if points is None else None  # a map of single pixels is never resized
         moved = () if points is None else move_points(points, frame_of(dense.shape, size, mode))
+        if points is not None and canvas is None:  # beside cached features the drawn points stand in for the image
+            fitted = draw_map(moved, size)
         out = augment(canvas, fitted, moved, seed)
-        annotation = out.label_map if points is None else draw_map(out.points, self._canvas_size)
+        annotation = draw_map(out.points, size) if fitted is None else out.label_map
         assert annotation is not None
         return out.image if self.features is None else self.features.read(image_id, out.flipped), annotation
 

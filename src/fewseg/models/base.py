@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -157,7 +158,7 @@ class FewShotSegmentor(pl.LightningModule):
         """Loads the ``model.safetensors`` that ``save`` wrote, strictly."""
         try:
             self.network.load_state_dict(load_file(str(path)))
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise FewsegError(
                 str(path), reason, "the weights of this model", "save it again with model.save()"
