@@ -1,6 +1,7 @@
 """Shared fixtures: a private cache, few threads, and a small data set in the true layout."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
@@ -24,6 +25,6 @@ def private_cache(tmp_path_factory):
 def real_data():
     """The folder of real images, or a skip that says what is missing."""
     folder = os.environ.get("FEWSEG_DATA", "")
-    if not os.path.isdir(os.path.join(folder, "voc400")):
+    if not (Path(folder) / "voc400").is_dir():
         pytest.skip("FEWSEG_DATA names no folder with voc400: tests on real images are skipped")
     return folder

@@ -300,10 +300,10 @@ class EpisodePanels(pl.Callback):
             query = cv2.resize(data.dataset.image(spec.query_id), pred.shape[::-1], interpolation=cv2.INTER_AREA)
             masks = {"prediction": pred, "truth": target.cpu().numpy()}
             layers = {name: {"mask_data": mask, "class_labels": names} for name, mask in masks.items()}
-            pictures = [wandb.Image(query, masks=layers, caption=f"query {spec.query_id}")]
-            for image, annotation in data.pictures_of_supports(spec):
+            panels[f"episodes/{i}/query"] = wandb.Image(query, masks=layers, caption=spec.query_id)
+            for shot, (image, annotation) in enumerate(data.pictures_of_supports(spec)):
                 layer = {"annotation": {"mask_data": annotation, "class_labels": names}}
-                pictures.append(wandb.Image(image, masks=layer, caption="support"))
-            panels[f"episodes/{i}"] = pictures
+                support = wandb.Image(image, masks=layer, caption=spec.support_ids[shot])
+                panels[f"episodes/{i}/support{shot}"] = support
         for logger in loggers:  # without step=, which would have to keep up with the logger's own counter
             logger.experiment.log({**panels, "trainer/global_step": trainer.global_step})

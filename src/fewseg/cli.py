@@ -9,6 +9,7 @@ import argparse
 import difflib
 import importlib
 import inspect
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -84,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fewseg: error: {said[1]}", file=sys.stderr)  # a loader's worker hands on no more than the text
         return 2
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None or isinstance(error, BrokenPipeError):
             raise
         expected, remedy = "a place that can be read and written", "check the path and its permissions"
         print(f"fewseg: error: {FewsegError(error.filename, error.strerror, expected, remedy)}", file=sys.stderr)
@@ -138,6 +139,7 @@ def _lightning(argv: list[str]) -> int:
     import pytorch_lightning as pl
     from jsonargparse import ArgumentError
     from lightning_fabric.utilities.exceptions import MisconfigurationException
+    from pytorch_lightning.callbacks import ModelCheckpoint
     from pytorch_lightning.cli import LightningCLI
 
     import fewseg.datasets
@@ -163,7 +165,8 @@ def _lightning(argv: list[str]) -> int:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     warnings.filterwarnings("ignore", message=".*_pytree.*")
-    ours = [WriteRows(), WritePredictions(), SaveModel(), EpisodePanels()]
+    resumable = ModelCheckpoint(every_n_train_steps=100, save_last=True)
+    ours = [WriteRows(), WritePredictions(), SaveModel(), EpisodePanels(), resumable]
     try:
         CommandLine(
             pl.LightningModule,
@@ -318,10 +321,13 @@ def _unknown_class(option: str, name: str, remedy: str) -> FewsegError:
 
 
 def entry() -> NoReturn:
-    """For the console script."""
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    """For the console script; a reader that closes the pipe, as ``head`` does, ends it without a word."""
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
     sys.exit(status)
 
 

@@ -67,6 +67,14 @@ class FewShotSegmentor(pl.LightningModule):
         """Remembers the canvas, so that ``segment_image`` works at the size of the training."""
         self.image_size = getattr(getattr(self.trainer, "datamodule", None), "size", None)
 
+    def on_train_start(self) -> None:
+        """Refuses to go on beyond the steps that a restored one-cycle schedule was planned for."""
+        for schedule in (config.scheduler for config in self.trainer.lr_scheduler_configs):
+            planned = getattr(schedule, "total_steps", self.trainer.max_steps)
+            if planned < self.trainer.max_steps:
+                remedy = "keep the number that the checkpoint was trained for, or train with schedule=constant"
+                raise FewsegError("--trainer.max_steps", self.trainer.max_steps, f"at most {planned}", remedy)
+
     def on_train_batch_start(self, batch: EpisodeBatch, batch_idx: int) -> None:
         """Seeds dropout from (seed, step), so that a resumed training continues exactly."""
         seed = int(getattr(getattr(self.trainer, "datamodule", None), "seed", 0))
