@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,9 +61,18 @@ def build(
     """
     digest = hashlib.sha256("\n".join([encoder.fingerprint(), key, *ids]).encode()).hexdigest()[:16]
     folder = cache_dir() / "features" / digest
-    if (folder / "about.json").is_file():
-        return folder
-    temporary = folder.with_name(f".{digest}.{os.getpid()}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{digest}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits for the first one's work
+        if not (folder / "about.json").is_file():
+            _build(encoder, ids, read_canvas, folder, device, batch_size)
+    return folder
+
+
+def _build(
+    encoder: Encoder, ids: Sequence[str], read_canvas: CanvasReader, folder: Path, device: torch.device, batch_size: int
+) -> None:
+    temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     encoder = encoder.to(device).eval()
@@ -84,8 +93,5 @@ def build(
         tap.flush()
     about = {"ids": list(ids), "shapes": [list(tap.shape) for tap in taps], "image_size": list(canvases.shape[1:3])}
     (temporary / "about.json").write_text(json.dumps(about))
-    if not folder.exists():
-        temporary.rename(folder)
-    else:  # another process was quicker
-        shutil.rmtree(temporary)
-    return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
