@@ -16,16 +16,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from fewseg.benchmark import folds_of
 from fewseg.results import cells, leaderboard, summarise, training_notes, write_json, write_text
 
 HERE = Path(__file__).parent
 SHOWN = {"config", "K", "P", "mIoU", "95 % interval", "FB-IoU", "positive IU", "s/episode", "note"}
 
 
-def table(rows: list[dict[str, Any]], out: Path, n_folds: int | None) -> str:
+def table(rows: list[dict[str, Any]], out: Path) -> str:
     """The leaderboard's main columns in markdown, with how it was trained and on what."""
-    heads, body = cells(leaderboard(rows, out, n_folds))
+    heads, body = cells(leaderboard(rows, out))
     kept = [i for i, head in enumerate(heads) if head in SHOWN]
     lines = [[row[i] for i in kept] for row in (heads, ["---"] * len(heads), *body)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -51,8 +50,7 @@ def main() -> None:
     parser.add_argument("command", help="what regenerates it")
     parser.add_argument("--picture", type=Path, help="also write the median episodes of fold 0 as a PNG")
     options = parser.parse_args()
-    n_folds = folds_of(options.out)
-    rows = summarise(options.out, n_folds)
+    rows = summarise(options.out)
     first = rows[0]
     devices = ", ".join(sorted({str(row["device"]) for row in rows}))
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
@@ -64,7 +62,7 @@ def main() -> None:
         "the interval resamples query images and does not hold the variation of training.",
         f"Measured on {devices}; {versions}.",
     ]
-    body = f"{table(rows, options.out, n_folds)}\n\n" + "\n".join(facts)
+    body = f"{table(rows, options.out)}\n\n" + "\n".join(facts)
     write_json(HERE / "results" / f"{options.name}.json", rows)
     summary = (options.out / "summary.md").read_text()
     write_text(HERE / "results" / f"{options.name}.md", summary + "\n" + "\n".join([facts[0], *facts[-2:]]) + "\n")

@@ -309,3 +309,12 @@ def test_twenty_thousand_rows_are_summarised_quickly(tmp_path):
 def test_text_is_written_as_utf8_with_plain_line_ends(tmp_path):
     write_text(tmp_path / "t", "ü\n")
     assert (tmp_path / "t").read_bytes() == b"\xc3\xbc\n"
+
+
+def test_runs_of_an_earlier_grid_are_left_out(tmp_path):
+    save(tmp_path, "panet", 0)
+    save(tmp_path, "older", 0)
+    assert {row["config"] for row in summarise(tmp_path)} == {"panet", "older"}
+    kept = next(row["run"] for row in results.collect(tmp_path) if row["config"] == "panet")
+    write_json(tmp_path / "plan.json", {"n_folds": 4, "runs": [kept]})
+    assert {row["config"] for row in summarise(tmp_path)} == {"panet"}

@@ -268,9 +268,8 @@ def execute(path: Path, out: Path, workers: int | None = None) -> int:
     if workers is not None and workers < 1:
         raise FewsegError("--workers", workers, "at least 1", "raise it")
     with _locked(out):
-        (out / "trainings").mkdir(exist_ok=True)
         results.write_text(out / "benchmark.yaml", yaml.safe_dump(self_contained(path), sort_keys=False))
-        results.write_json(out / "trainings" / "metrics.json", {"n_folds": grid.n_folds})
+        results.write_json(out / "plan.json", {"n_folds": grid.n_folds, "runs": [run.id for run in grid.runs]})
         failures = _run_all(grid, out, workers or len(_gpus()) or min(2, os.cpu_count() or 1))
         rows = results.summarise(out, grid.n_folds)
         print(results.table(rows, out, grid.n_folds) if rows else "no run finished")
@@ -279,12 +278,6 @@ def execute(path: Path, out: Path, workers: int | None = None) -> int:
     for name, reason in failures.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     return 1 if failures or not rows else 0
-
-
-def folds_of(out: Path) -> int | None:
-    """How many folds a complete table of this benchmark has; None where nobody wrote it down."""
-    about = results.read_metrics(out / "trainings")
-    return None if about is None else int(about["n_folds"])
 
 
 class _locked:

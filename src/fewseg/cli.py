@@ -109,15 +109,15 @@ def _benchmark(options: argparse.Namespace) -> int:
 
 
 def _report(out: Path) -> int:
-    from fewseg.benchmark import folds_of
     from fewseg.report import build_report
-    from fewseg.results import summarise, table
+    from fewseg.results import summarise, table, training_notes
 
     if not out.is_dir():
         raise FewsegError("out", out, "a benchmark's folder", "run fewseg benchmark first")
-    n_folds = folds_of(out)
-    rows = summarise(out, n_folds)
-    print(table(rows, out, n_folds))
+    rows = summarise(out)
+    print(table(rows, out))
+    for note in training_notes(rows):
+        print(f"training: {note}")
     print(f"report: {build_report(out)}")
     return 0
 

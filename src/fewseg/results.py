@@ -232,14 +232,27 @@ def is_done(folder: Path) -> bool:
     return read_metrics(folder) is not None
 
 
+def read_plan(out: Path) -> dict[str, Any]:
+    """What the last benchmark in a folder asked for, ``n_folds`` and its ``runs``; empty where it is not written."""
+    try:
+        plan = json.loads((out / "plan.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return plan if isinstance(plan, dict) else {}
+
+
 def collect(out: Path) -> list[dict[str, Any]]:
     """The figures of every done run in a benchmark's folder, each with its folder's name as ``run``, sorted.
+
+    Runs that the folder's ``plan.json`` does not name belong to an earlier grid and are left out.
 
     Raises:
         FewsegError: a ``metrics.json`` lacks what tables are sorted by.
     """
     rows = []
-    for folder in sorted(path for path in out.glob("*/") if path.name != "trainings"):
+    wanted = read_plan(out).get("runs")
+    folders = (path for path in out.glob("*/") if path.name != "trainings")
+    for folder in sorted(path for path in folders if wanted is None or path.name in wanted):
         figures = read_metrics(folder)
         if figures is not None:
             lacking = [name for name in (*_GROUP, "fold", "seed") if name not in figures]
