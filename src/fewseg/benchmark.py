@@ -6,8 +6,11 @@ run, so one training serves every run that differs only in them. ``metrics.json`
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
+import functools
+import hashlib
 import itertools
 import multiprocessing
 import os
@@ -16,9 +19,10 @@ import queue
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -30,12 +34,16 @@ from tqdm import tqdm
 import fewseg
 from fewseg import datasets, results
 from fewseg.errors import FewsegError
+from fewseg.functional.files import find_weights
 from fewseg.protocols import get_protocol
+from fewseg.sampling import frozen_list
 
 KEYS = {"data", "methods", "folds", "shots", "points", "seeds", "protocol", "n_episodes", "training", "pretraining"}
 TRAINING_KEYS = {"max_steps", "batch_size", "precision", "validations", "n_val_episodes"}
 METHOD_KEYS = {"config", "model", "data"}
-UNHASHED_DATA = {"num_workers", "pin_memory", "eval_batch_size"}  # change speed, not numbers
+# these change speed, or belong to a run, or stand elsewhere in the identity
+UNHASHED_DATA = {"num_workers", "pin_memory", "eval_batch_size", "n_shot", "n_points", "n_episodes"}
+UNHASHED_DATA |= {"dataset", "protocol"}
 UNHASHED_TRAINER = {"accelerator", "devices", "callbacks", "logger", "default_root_dir", "enable_progress_bar"}
 
 Config = dict[str, Any]
@@ -57,7 +65,7 @@ class Training:
     @property
     def method(self) -> str:
         """The class."""
-        return str(self.config["model"]["class_path"]).rpartition(".")[2]
+        return _class(self.config["model"])
 
     @property
     def max_steps(self) -> int:
@@ -75,6 +83,7 @@ class Run:
     n_shot: int
     n_points: int | None
     n_episodes: int | None
+    pictures: bool  # whether this run shows its training's best, median and worst episodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +181,11 @@ def plan(path: Path) -> Plan:
     if not isinstance(training.get("max_steps"), int) or training["max_steps"] < 0:
         raise FewsegError(f"{path}: training.max_steps", training.get("max_steps"), "a number of steps", "set it")
     shared = _inline(path, config["data"])
+    if not isinstance(shared.get("data"), dict):
+        raise FewsegError(f"{path}: data", "a config without the key data", "a data config", "see experiments/data")
+    if not isinstance(config["methods"], dict):
+        got = type(config["methods"]).__name__
+        raise FewsegError(f"{path}: methods", got, "a mapping from names to model configs", "write name: file.yaml")
     dataset = _dataset(path, shared.get("data", {}))
     protocol = get_protocol(str(config.get("protocol", "clean")))
     folds = _list(path, config, "folds", list(range(dataset.n_folds)))
@@ -182,6 +196,9 @@ def plan(path: Path) -> Plan:
         entry = {"config": entry} if isinstance(entry, str) else dict(entry)
         _known(path, f"methods.{name}.", entry, METHOD_KEYS)
         own = _inline(path, entry.get("config"))
+        if not isinstance(own.get("model"), dict) or "class_path" not in own["model"]:
+            where = f"{path}: methods.{name}"
+            raise FewsegError(where, "a config without model.class_path", "a model config", "see experiments/models")
         model = {**own["model"], "init_args": {**own["model"].get("init_args", {}), **entry.get("model", {})}}
         data = {**shared["data"], **own.get("data", {}), **entry.get("data", {})}
         data |= {"protocol": protocol.name, "fold": fold, "seed": seed}
@@ -190,8 +207,8 @@ def plan(path: Path) -> Plan:
         if "precision" in budget:
             trainer["precision"] = budget["precision"]
         identity = {
-            "model": {**model, "init_args": {k: _portable(v) for k, v in model["init_args"].items()}},
-            "data": {k: v for k, v in data.items() if k not in UNHASHED_DATA | {"dataset", "protocol"}},
+            "model": [_class(model), {k: _content(k, v) for k, v in model["init_args"].items()}],
+            "data": {k: v for k, v in data.items() if k not in UNHASHED_DATA},
             "dataset": [dataset.name, fingerprint],
             "training_part": dataclasses.asdict(protocol.training),
             "trainer": {k: v for k, v in trainer.items() if k not in UNHASHED_TRAINER},
@@ -206,8 +223,13 @@ def plan(path: Path) -> Plan:
             images = before.get("batch_size", training.get("batch_size", 8))
             note += f" after {before['max_steps']} steps of {images} images that pre-train the encoder on the base "
             note += "classes of the fold, shared by the methods"
+        if data.get("cache") == "features":
+            note += "; the frozen encoder's features are computed once, so that s/episode leaves the encoder out"
         return Training(training_id, name, fold, seed, complete, int(budget.get("validations", 0)), pretraining, note)
 
+    shots = _list(path, config, "shots", [1])
+    points = [_points(path, p) for p in _list(path, config, "points", ["dense"])]
+    n_episodes = config.get("n_episodes", shared["data"].get("n_episodes"))
     pretrainings, trainings, runs = [], [], []
     for fold, seed in itertools.product(folds, _list(path, config, "seeds", [0])):
         if not isinstance(fold, int) or not 0 <= fold < dataset.n_folds:
@@ -216,6 +238,9 @@ def plan(path: Path) -> Plan:
         pretraining = None
         if config.get("pretraining"):
             _known(path, "pretraining.", config["pretraining"], {"config", "max_steps", "batch_size"})
+            for key in ("config", "max_steps"):
+                if key not in config["pretraining"]:
+                    raise FewsegError(f"{path}: pretraining.{key}", "nothing", "an entry", f"add {key}")
             budget = {"batch_size": training.get("batch_size", 8), **config["pretraining"]}
             n_base = n_classes - (len(dataset.novel_classes(fold)) if protocol.training.classes == "base" else 0)
             entry = {"config": budget.pop("config"), "model": {"n_classes": n_base}}
@@ -225,20 +250,27 @@ def plan(path: Path) -> Plan:
         for name, entry in config["methods"].items():
             one = make(name, entry, fold, seed, training, pretraining)
             trainings.append(one)
-            shots, points = _list(path, config, "shots", [1]), _list(path, config, "points", ["dense"])
-            for n_shot, n_points in itertools.product(shots, [_points(path, p) for p in points]):
-                n_episodes = config.get("n_episodes")
+            for n_shot, n_points in itertools.product(shots, points):
+                episodes = frozen_list("evaluation", dataset, protocol, fold, n_shot, n_points, n_episodes)
                 part = dataclasses.asdict(protocol.evaluation)
-                identity = {"training": one.id, "part": part, "k": n_shot, "p": n_points, "episodes": n_episodes}
+                identity = {"training": one.id, "part": part, "k": n_shot, "p": n_points, "list": episodes.sha256}
                 label = f"{one.name}-f{fold}-s{seed}-k{n_shot}-p{n_points or 'dense'}"
                 run_id = f"{label}-{results.content_id(identity)}"
-                runs.append(Run(run_id, one, protocol.name, n_shot, n_points, n_episodes))
+                pictures = (n_shot, results.amount(n_points)) == (min(shots), max(map(results.amount, points)))
+                runs.append(Run(run_id, one, protocol.name, n_shot, n_points, n_episodes, pictures))
     return Plan(tuple(pretrainings), tuple(trainings), tuple(runs), dataset.n_folds, config)
 
 
-def _portable(value: Any) -> Any:
-    """A path's name instead of the path: where a file lies does not change a number."""
-    return Path(value).name if isinstance(value, str) and ("/" in value or os.sep in value) else value
+def _class(model: Config) -> str:
+    """The class of a model config; ``fewseg.models.PANet`` and ``PANet`` are one."""
+    return str(model["class_path"]).rpartition(".")[2]
+
+
+def _content(key: str, value: Any) -> Any:
+    """The hash of a weights file instead of its path: where it lies changes no number, what is in it does."""
+    if key != "weights" or value in (None, "pretrained"):
+        return value
+    return hashlib.sha256(find_weights(str(value)).read_bytes()).hexdigest()
 
 
 def describe(grid: Plan, out: Path) -> str:
@@ -267,6 +299,8 @@ def execute(path: Path, out: Path, workers: int | None = None) -> int:
     grid = plan(path)
     if workers is not None and workers < 1:
         raise FewsegError("--workers", workers, "at least 1", "raise it")
+    todo = [r for r in grid.runs if not results.is_done(out / r.id)]
+    _check({r.training.id: r.training for r in todo}.values(), {p.id: p for p in grid.pretrainings})
     with _locked(out):
         results.write_text(out / "benchmark.yaml", yaml.safe_dump(self_contained(path), sort_keys=False))
         results.write_json(out / "plan.json", {"n_folds": grid.n_folds, "runs": [run.id for run in grid.runs]})
@@ -278,6 +312,24 @@ def execute(path: Path, out: Path, workers: int | None = None) -> int:
     for name, reason in failures.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     return 1 if failures or not rows else 0
+
+
+def _check(trainings: Iterable[Training], pretrainings: Mapping[str, Training]) -> None:
+    """Finds what only the classes themselves know to be wrong, before anything is written."""
+    import pytorch_lightning as pl
+
+    from fewseg.datamodules import FewShotDataModule
+    from fewseg.models.create import check_arguments, class_named
+    from fewseg.sampling import TrainingSampler, training_pool
+
+    for one in trainings:
+        for part in filter(None, (pretrainings.get(one.pretraining or ""), one)):
+            check_arguments(class_named(part.method), part.config["model"].get("init_args", {}))
+            check_arguments(FewShotDataModule, part.config["data"])
+            check_arguments(pl.Trainer, part.config["trainer"])
+            data = FewShotDataModule(**{**part.config["data"], "dataset": _dataset(Path("data"), part.config["data"])})
+            pool = training_pool(data.dataset, data.training_part, data.fold)
+            TrainingSampler(pool, data.train_shot, data.train_points, data.seed)
 
 
 class _locked:
@@ -315,11 +367,24 @@ def _gpus() -> list[str]:
     return [str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
 
 
-def _take_gpu(free: Any) -> None:
-    """In a new worker: one GPU of its own, in turn where there are more workers than GPUs."""
+_events: Any = None  # of this worker process
+
+
+def _start_worker(parent: int, free: Any, events: Any) -> None:
+    """In a new worker: a GPU of its own (in turn where workers are more), a way to report, an end with the parent."""
+    global _events
+    _events = events
     gpu = free.get()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """A killed benchmark takes its workers along: what goes on with its folder is the next benchmark."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
 
 
 def _run_all(grid: Plan, out: Path, workers: int) -> dict[str, str]:
@@ -338,12 +403,11 @@ def _run_all(grid: Plan, out: Path, workers: int) -> dict[str, str]:
     free = context.Queue()
     for _, gpu in zip(range(workers), itertools.cycle(_gpus() or [None]), strict=False):
         free.put(gpu)
+    events: Any = context.Queue()
     with (
-        context.Manager() as manager,
-        ProcessPoolExecutor(workers, context, _take_gpu, (free,)) as pool,
+        ProcessPoolExecutor(workers, context, _start_worker, (os.getpid(), free, events)) as pool,
         tqdm(total=n_steps, initial=done, unit="step", desc="training", dynamic_ncols=True, smoothing=0.02) as bar,
     ):
-        events: Any = manager.Queue()
         for wave in (grid.pretrainings, grid.trainings):
             waiting: dict[Future[None], Training] = {}
             for one in wave:
@@ -352,7 +416,7 @@ def _run_all(grid: Plan, out: Path, workers: int) -> dict[str, str]:
                     continue
                 pending = [run for run in by_training.get(one.id, []) if not results.is_done(out / run.id)]
                 if pending or not results.is_done(out / "trainings" / one.id):
-                    waiting[pool.submit(_work, one, pending, out, events, threads)] = one
+                    waiting[pool.submit(_work, one, pending, out, threads)] = one
             while waiting:
                 _show(events, bar)
                 for future in [f for f in waiting if f.done()]:
@@ -381,26 +445,19 @@ def _show(events: Any, bar: Any) -> None:
         return
 
 
-def _work(one: Training, runs: list[Run], out: Path, events: Any, threads: int) -> None:
+def _work(one: Training, runs: list[Run], out: Path, threads: int) -> None:
     """In a worker process: the training, if it is not done, then its runs."""
     import torch
 
     torch.set_num_threads(threads)
-    parent = os.getppid()
-
-    def report(steps: int) -> None:
-        if os.getppid() != parent:
-            os._exit(1)  # the benchmark was killed: leave the folder to the next one
-        events.put(("steps", steps))
-
-    train(one, out, report)
+    train(one, out, lambda steps: _events.put(("steps", steps)))
     for run in runs:
         row = evaluate(run, out)
         low, high = row["ci95"]
         points = row["n_points"] or "dense"
         line = f"{row['config']:<16} fold {row['fold']}  K {row['n_shot']}  P {points:<5}  "
         line += f"mIoU {row['miou']:.3f} [{low:.3f}, {high:.3f}]  {1000 * row['seconds_per_episode']:.0f} ms"
-        events.put(("line", line))
+        _events.put(("line", line))
 
 
 def _build(one: Training, out: Path, **changes: Any) -> tuple[Any, Any, Callable[..., Any]]:
@@ -430,7 +487,7 @@ def _build(one: Training, out: Path, **changes: Any) -> tuple[Any, Any, Callable
     def trainer(**extra: Any) -> pl.Trainer:
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         quiet |= {"enable_checkpointing": False, "use_distributed_sampler": False}
-        options = {**one.config["trainer"], **quiet, **extra}
+        options = {"devices": 1, **one.config["trainer"], **quiet, **extra}
         return pl.Trainer(**options)
 
     return module, data, trainer
@@ -448,8 +505,10 @@ def train(one: Training, out: Path, report: Callable[[int], None]) -> None:
     results.write_text(folder / "config.yaml", yaml.safe_dump(one.config, sort_keys=False))
     module, data, make_trainer = _build(one, out)
     curve, keeper = Curve(folder / "curve.csv"), Checkpoint(folder / "checkpoint", every=max(20, one.max_steps // 10))
+    validate = one.validations > 0 and data.n_val_episodes > 0
+    trainer = make_trainer(callbacks=[curve, keeper, Progress(report)])
+    device = trainer.strategy.root_device
     if one.max_steps and any(p.requires_grad for p in module.parameters()):
-        validate = one.validations > 0 and data.n_val_episodes > 0
         trainer = make_trainer(
             callbacks=[curve, keeper, Progress(report)],
             num_sanity_val_steps=0,
@@ -472,14 +531,14 @@ def train(one: Training, out: Path, report: Callable[[int], None]) -> None:
         "n_parameters": total,
         "n_trained_parameters": trained,
         "seconds_train": round(curve.elapsed(), 2),
-        "device": device_name(module),
+        "device": device_name(device),
         "versions": versions(),
     }
     results.write_json(folder / "metrics.json", figures)
 
 
 def evaluate(run: Run, out: Path) -> Config:
-    """One evaluation of a finished training: rows, pictures and the summary row."""
+    """One evaluation of a finished training: rows, pictures and the summary row, which makes it done."""
     from fewseg.callbacks import save_pictures
 
     one = run.training
@@ -517,36 +576,38 @@ def evaluate(run: Run, out: Path) -> Config:
         "n_folds": data.dataset.n_folds,
         "max_steps": one.max_steps,
         "training_note": one.note,
-        "device": device_name(module),
+        "device": device_name(trainer.strategy.root_device),
         "versions": versions(),
     }
-    if run.n_points is None and run.n_shot == 1:
+    if run.pictures:
         save_pictures(module, data, module.rows, folder / "pictures")
     results.write_text(out / "episodes" / f"{figures['episode_list_sha256']}.jsonl", data.episode_list().text())
     results.finish_run(folder, {**one.config, "run": changes}, module.rows, figures)
     return figures
 
 
-def device_name(module: Any) -> str:
-    """The device of a module in words, with the threads that a CPU used."""
+def device_name(device: Any) -> str:
+    """A torch device in words, with the threads that a CPU used."""
     import torch
 
-    if module.device.type == "cuda":
-        return str(torch.cuda.get_device_name(module.device))
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
     return f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
 
 
+@functools.cache
 def versions() -> dict[str, str]:
-    """The code that produced a number."""
+    """The code that produced a number, as it was when the process first asked."""
     import numpy
     import torch
 
     own = fewseg.__version__
-    here = Path(__file__).resolve().parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty"]
-    described = subprocess.run(command, capture_output=True, text=True, check=False)
-    if described.returncode == 0:
-        own += f"+{described.stdout.strip()}"
+    root = Path(__file__).resolve().parents[2]
+    if (root / ".git").exists():  # a checkout of this project, not another repository that happens to be around it
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+        with contextlib.suppress(OSError):
+            described = subprocess.run(command, capture_output=True, text=True, check=False)
+            own += f"+{described.stdout.strip()}"
     return {
         "fewseg": own,
         "torch": torch.__version__,

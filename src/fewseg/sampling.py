@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fewseg.datasets.base import FewShotDataset, LabelMap
+from fewseg.datasets.paths import cache_dir, write_atomic
 from fewseg.episode import NEGATIVE, POSITIVE, UNKNOWN, VOID, EpisodeSpec, Point
 from fewseg.errors import FewsegError
 
@@ -485,6 +486,34 @@ def validation_list(
     entries = [(i, c) for c in sorted(kept) for i in by_class[c]]
     episodes = _draw_uniform(entries, part, fold, n_shot, n_episodes, "validation")
     return _freeze(dataset, part, episodes, n_points, ("validation", part.seed, fold))
+
+
+LIST_VERSION = 1  # raised when the same request would draw another list
+
+
+def frozen_list(
+    kind: Literal["evaluation", "validation"],
+    dataset: FewShotDataset,
+    protocol: Protocol,
+    fold: int,
+    n_shot: int,
+    n_points: int | None,
+    n_episodes: int | None,
+) -> EpisodeList:
+    """``evaluation_list`` or ``validation_list``, drawn once and kept as text in the cache.
+
+    Drawing points reads the label map of every support. Arguments and errors are theirs.
+    """
+    request = [LIST_VERSION, kind, dataset.index().fingerprint, protocol, fold, n_shot, n_points, n_episodes]
+    path = cache_dir() / "episodes" / f"{hashlib.sha256(repr(request).encode()).hexdigest()[:24]}.jsonl"
+    if path.is_file():
+        return EpisodeList.from_text(path.read_text())
+    if kind == "evaluation":
+        episodes = evaluation_list(dataset, protocol, fold, n_shot, n_points, n_episodes)
+    else:
+        episodes = validation_list(dataset, protocol, fold, n_shot, n_points, n_episodes or 100)
+    write_atomic(path, episodes.text())
+    return episodes
 
 
 def _freeze(

@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 
 from fewseg.episode import Features
 from fewseg.errors import FewsegError
-from fewseg.modules.encoders import IMAGENET_MEAN, IMAGENET_STD, Embedding, Encoder, find_weights
+from fewseg.functional.files import find_weights
+from fewseg.modules.encoders import IMAGENET_MEAN, IMAGENET_STD, Embedding, Encoder
 
 torch.set_num_threads(1)
 

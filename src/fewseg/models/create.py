@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,18 +28,42 @@ def build(name: str, hyper_parameters: dict[str, Any]) -> pl.LightningModule:
     Raises:
         FewsegError: an unknown name or argument.
     """
+    return _construct(class_named(name), hyper_parameters)
+
+
+def class_named(name: str) -> type[pl.LightningModule]:
+    """The class of that name in ``fewseg.models``.
+
+    Raises:
+        FewsegError: there is none.
+    """
     method = getattr(zoo, name, None)
     if not (inspect.isclass(method) and issubclass(method, pl.LightningModule)):
         raise FewsegError("model", repr(name), f"one of {', '.join(zoo.__all__)}", "correct the spelling")
-    return _construct(method, hyper_parameters)
+    return method
 
 
-def _construct(method: type[Module], hyper_parameters: dict[str, Any]) -> Module:
+def check_arguments(method: type[Any], hyper_parameters: Mapping[str, Any]) -> None:
+    """Finds arguments that a class does not have.
+
+    Raises:
+        FewsegError: the first of them.
+
+    >>> check_arguments(zoo.PANet, {"widht": 3})
+    Traceback (most recent call last):
+    fewseg.errors.FewsegError: PANet.widht: got an unknown argument, expected one of ...; did you mean width?
+    """
     known = inspect.signature(method).parameters
     for key in hyper_parameters:
         if key not in known:
             argument, wanted = f"{method.__name__}.{key}", f"one of {', '.join(known)}"
-            raise FewsegError(argument, "an unknown hyper-parameter", wanted, "correct the spelling or remove it")
+            close = difflib.get_close_matches(key, known, 1)
+            remedy = f"did you mean {close[0]}?" if close else "correct the spelling or remove it"
+            raise FewsegError(argument, "an unknown argument", wanted, remedy)
+
+
+def _construct(method: type[Module], hyper_parameters: dict[str, Any]) -> Module:
+    check_arguments(method, hyper_parameters)
     return method(**hyper_parameters)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from fewseg.episode import Features
 from fewseg.errors import FewsegError
+from fewseg.functional.files import find_weights
 from fewseg.functional.geometry import upsample
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -319,32 +319,6 @@ def _hub_state(name: str) -> dict[str, Tensor]:
             f"connect to the hub, or put {name}.safetensors into $FEWSEG_WEIGHTS and pass weights={name}.safetensors",
         ) from error
     return model.state_dict()
-
-
-def find_weights(path: str) -> Path:
-    """An existing weights file: as given, then in ``$FEWSEG_WEIGHTS``, then in ``$FEWSEG_DATA/../weights``.
-
-    Raises:
-        FewsegError: it is in none of the three places.
-
-    >>> find_weights("no/such.safetensors")
-    Traceback (most recent call last):
-    fewseg.errors.FewsegError: weights: got no/such.safetensors, expected ...
-    """
-    folders = [Path()]
-    if os.environ.get("FEWSEG_WEIGHTS"):
-        folders.append(Path(os.environ["FEWSEG_WEIGHTS"]).expanduser())
-    if os.environ.get("FEWSEG_DATA"):
-        folders.append(Path(os.environ["FEWSEG_DATA"]).expanduser().resolve().parent / "weights")
-    for folder in folders:
-        if (folder / path).is_file():
-            return folder / path
-    raise FewsegError(
-        "weights",
-        path,
-        'an existing .safetensors file (as given, in $FEWSEG_WEIGHTS or in $FEWSEG_DATA/../weights), or "pretrained"',
-        'set FEWSEG_WEIGHTS to the folder that holds it, or pass "pretrained" where the hub can be reached',
-    )
 
 
 def _file_state(path: Path) -> dict[str, Tensor]:

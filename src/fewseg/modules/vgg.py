@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fewseg.errors import FewsegError
-from fewseg.modules.encoders import ImageEncoder, find_weights
+from fewseg.functional.files import find_weights
+from fewseg.modules.encoders import ImageEncoder
 
 CHANNELS = (64, 128, 256, 512, 512)
 DEPTHS = (2, 2, 3, 3, 3)
