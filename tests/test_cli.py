@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,19 +13,23 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from fewseg import benchmark
 from fewseg.cli import main, said_our_way
 from fewseg.datasets import Shapes5i
 from fewseg.datasets.voc import voc_palette, write_label
+from fewseg.models.base import FewShotSegmentor
 
 torch.set_num_threads(1)
 
 HERE = Path(__file__).parent
 CONF, EXPERIMENTS = HERE / "conf", HERE.parent / "experiments"
 TINY = CONF / "tiny.yaml"
+GUIDED = ("--model", "GuidedNet")
 CASES = sorted(path for path in CONF.glob("*.yaml") if path != TINY)
 
 
@@ -97,6 +102,76 @@ def test_test_and_validate_score_a_checkpoint(checkpoint, tmp_path, capsys):
 def test_a_checkpoint_brings_its_hyper_parameters(checkpoint, tmp_path):
     """Its width is 16, the default is 128: without them the weights would not fit."""
     assert main(command("test", tmp_path, "--model", "GuidedNet", "--ckpt_path", checkpoint)) == 0
+
+
+def test_the_callback_of_predictions_starts_anew(checkpoint, tmp_path):
+    """A trainer that predicts twice numbers from 0 twice."""
+    import fewseg
+    from fewseg.callbacks import WritePredictions
+    from fewseg.datamodules import FewShotDataModule
+
+    data = FewShotDataModule(Shapes5i(n_train=120, n_val=60), size=32, n_episodes=3)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(callbacks=[WritePredictions()], default_root_dir=tmp_path, enable_checkpointing=False, **quiet)
+    for _ in range(2):
+        trainer.predict(fewseg.create_model("PANet"), datamodule=data)
+        lines = list(csv.DictReader((tmp_path / "predictions/predictions.csv").read_text().splitlines()))
+        assert [line["episode"] for line in lines] == ["0", "1", "2"]
+
+
+# ------------------------------------------------------------------------------------------------------- resuming
+
+
+def recipe():
+    """The YAML that experiments/README.md tells people to save."""
+    text = (EXPERIMENTS / "README.md").read_text()
+    block = re.search(r"```yaml\n(trainer:\n  callbacks:\n.*?)```", text, re.DOTALL)
+    assert "--ckpt_path $V/checkpoints/last.ckpt" in text
+    return block[1]
+
+
+def killed_and_resumed(folder, monkeypatch, steps, kill_at, *more):
+    """The weights of a training that was killed and resumed from its last.ckpt, and of one that was left alone."""
+    arguments = [*GUIDED, "--model.width", "16", "--data.size", "32", "--trainer.max_steps", str(steps), *more]
+    assert main(command("fit", folder / "whole", *arguments)) == 0
+    step = FewShotSegmentor.training_step
+
+    def killed(self, batch, batch_idx):
+        if self.global_step == kill_at:
+            raise ZeroDivisionError
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FewShotSegmentor, "training_step", killed)
+        with pytest.raises(ZeroDivisionError):
+            main(command("fit", folder / "killed", *arguments))
+    last = folder / "killed/lightning_logs/version_0/checkpoints/last.ckpt"
+    restored = torch.load(last, weights_only=True)["global_step"]
+    assert main(command("fit", folder / "resumed", *arguments, "--ckpt_path", str(last))) == 0
+    weights = [load_file(next((folder / name).rglob("model.safetensors"))) for name in ("whole", "resumed")]
+    return restored, *weights
+
+
+def test_the_recipe_for_checkpoints_resumes(tmp_path, monkeypatch):
+    (tmp_path / "recipe.yaml").write_text(recipe())
+    every = yaml.safe_load(recipe())["trainer"]["callbacks"][0]["init_args"]["every_n_train_steps"]
+    config = ("--config", str(tmp_path / "recipe.yaml"))
+    restored, whole, resumed = killed_and_resumed(tmp_path, monkeypatch, every + 3, every + 1, *config)
+    assert restored == every
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("init_args", [{"every_n_train_steps": 100, "save_last": True}, {"monitor": "val/miou"}, {}])
+def test_a_checkpoint_callback_of_the_user_replaces_ours(init_args, tmp_path):
+    trainer = {"callbacks": [{"class_path": "ModelCheckpoint", "init_args": init_args}]}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"trainer": trainer}))
+    assert main(command("fit", tmp_path, *GUIDED, "--config", str(tmp_path / "own.yaml"))) == 0
+    assert len(list(tmp_path.rglob("last*.ckpt"))) == bool(init_args.get("save_last"))
+
+
+def test_checkpoints_can_be_switched_off(tmp_path):
+    assert main(command("fit", tmp_path, *GUIDED, "--trainer.enable_checkpointing", "false")) == 0
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_predict_writes_palette_pngs_and_a_table(checkpoint, tmp_path):
@@ -175,10 +250,14 @@ def test_experiments_of_the_trainer_parse(path, capsys):
 
 
 @experiments("benchmarks")
-def test_experiments_of_benchmarks_plan(path, monkeypatch):
-    """Every method, config and key of the grid is there; the data is replaced by a few scenes."""
-    monkeypatch.setattr(benchmark, "_dataset", lambda path, data: Shapes5i(n_train=120, n_val=60))
-    grid = benchmark.plan(path)
+def test_experiments_of_benchmarks_plan(path, monkeypatch, tmp_path):
+    """Every method, config and key of the grid is there; data and weights are replaced by what is made here."""
+    monkeypatch.setattr(benchmark, "_dataset", lambda path, data: Shapes5i(n_train=120, n_val=200))
+    monkeypatch.setenv("FEWSEG_WEIGHTS", str(tmp_path))
+    for weights in re.findall(r"\w+\.safetensors", path.read_text()):
+        (tmp_path / weights).write_bytes(b"")
+    (tmp_path / "short.yaml").write_text(yaml.safe_dump({**benchmark.self_contained(path), "n_episodes": 5}))
+    grid = benchmark.plan(tmp_path / "short.yaml")
     assert len(grid.runs) >= len(grid.trainings) > 0
 
 
@@ -199,9 +278,6 @@ def refused(capsys, arguments):
     assert ", expected " in line
     assert "; " in line
     return line.removeprefix("fewseg: error: ")
-
-
-GUIDED = ("--model", "GuidedNet")
 
 
 @pytest.mark.parametrize(
@@ -385,7 +461,7 @@ def grid(tmp_path):
 
 
 def test_dry_run_lists_trainings_and_runs(grid, tmp_path, capsys):
-    assert main(["benchmark", grid(shots=[1, 5]), "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+    assert main(["benchmark", grid(shots=[1, 2]), "--out", str(tmp_path / "out"), "--dry-run"]) == 0
     assert capsys.readouterr().out.startswith("1 trainings, 2 runs")
     assert not (tmp_path / "out").exists()
 

@@ -2,6 +2,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import fewseg
 from fewseg.errors import FewsegError
@@ -123,3 +124,47 @@ def test_wrong_input_is_named(model, supports, query, argument):
 def test_a_wrong_size_is_named(model):
     with pytest.raises(FewsegError, match=r"^size: got "):
         fewseg.segment_image(model, [(RGB, MAP)], RGB, size=-5)
+
+
+# ---------------------------------------------------------------------------------------------- what a model remembers
+
+
+def test_a_stretched_training_stretches(model):
+    pair, query = (two_colours(60, 30), half(60, 30)), two_colours(20, 50, 1)
+    boxed = fewseg.segment_image(model, [pair], query, size=40)
+    model.image_resize = "square"
+    try:
+        stretched = fewseg.segment_image(model, [pair], query, size=40)
+        squares = [np.asarray(PIL.Image.fromarray(a).resize((40, 40), PIL.Image.NEAREST)) for a in (*pair, query)]
+        square = fewseg.segment_image(model, [(squares[0], squares[1])], squares[2], size=40)
+    finally:
+        model.image_resize = None
+    assert stretched.shape == (20, 50)
+    assert not np.array_equal(stretched, boxed)
+    shrunk = np.asarray(PIL.Image.fromarray(stretched).resize((40, 40), PIL.Image.NEAREST))
+    assert (shrunk == square).mean() > 0.95
+
+
+def test_too_many_supports_are_named(model, monkeypatch):
+    monkeypatch.setattr(type(model.network), "max_shot", 1)
+    fewseg.segment_image(model, [(RGB, MAP)], RGB)
+    with pytest.raises(FewsegError, match=r"^supports: got 2 pairs, expected at most 1 for PANet; pass fewer"):
+        fewseg.segment_image(model, [(RGB, MAP)] * 2, RGB)
+
+
+def test_a_saved_model_keeps_its_canvas_and_its_frozen_norms(model, tmp_path):
+    model.image_size, model.image_resize = 48, "square"
+    try:
+        plain = fewseg.load_model(model.save(tmp_path / "plain"))
+    finally:
+        model.image_size = model.image_resize = None
+    assert (plain.image_size, plain.image_resize, plain.network.encoder.norm) == (48, "square", "train")
+
+    weights = str(tmp_path / "encoder.safetensors")
+    save_file(model.network.encoder.state_dict(), weights)
+    started = fewseg.create_model("PANet", encoder="tiny", weights=weights)
+    loaded = fewseg.load_model(started.save(tmp_path / "once"))
+    loaded = fewseg.load_model(loaded.save(tmp_path / "twice"))
+    norms = [m for m in loaded.train().modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms
+    assert not any(norm.training for norm in norms)

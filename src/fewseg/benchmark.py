@@ -212,6 +212,7 @@ def plan(path: Path) -> Plan:
             "dataset": [dataset.name, fingerprint],
             "training_part": dataclasses.asdict(protocol.training),
             "trainer": {k: v for k, v in trainer.items() if k not in UNHASHED_TRAINER},
+            "resize": data.get("resize") or protocol.evaluation.resize,
             "validations": budget.get("validations", 0),
             "pretraining": pretraining,
         }
@@ -504,18 +505,19 @@ def train(one: Training, out: Path, report: Callable[[int], None]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     results.write_text(folder / "config.yaml", yaml.safe_dump(one.config, sort_keys=False))
     module, data, make_trainer = _build(one, out)
-    curve, keeper = Curve(folder / "curve.csv"), Checkpoint(folder / "checkpoint", every=max(20, one.max_steps // 10))
-    validate = one.validations > 0 and data.n_val_episodes > 0
-    trainer = make_trainer(callbacks=[curve, keeper, Progress(report)])
+    validate = one.validations > 0 and data.n_val_episodes > 0 and data.training_part.hold_out_tenth
+    interval = max(1, one.max_steps // one.validations) if validate else None
+    curve = Curve(folder / "curve.csv")
+    keeper = Checkpoint(folder / "checkpoint", every=max(20, one.max_steps // 10), validate_every=interval)
+    trainer = make_trainer(
+        callbacks=[curve, keeper, Progress(report)],
+        num_sanity_val_steps=0,
+        check_val_every_n_epoch=None,
+        val_check_interval=interval and interval * one.config["trainer"].get("accumulate_grad_batches", 1),
+        limit_val_batches=1.0 if validate else 0,
+    )
     device = trainer.strategy.root_device
     if one.max_steps and any(p.requires_grad for p in module.parameters()):
-        trainer = make_trainer(
-            callbacks=[curve, keeper, Progress(report)],
-            num_sanity_val_steps=0,
-            check_val_every_n_epoch=None,
-            val_check_interval=max(1, one.max_steps // one.validations) if validate else None,
-            limit_val_batches=1.0 if validate else 0,
-        )
         last = keeper.last if keeper.last.is_file() else None
         trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     keeper.finish(module, one.max_steps)
@@ -535,6 +537,7 @@ def train(one: Training, out: Path, report: Callable[[int], None]) -> None:
         "versions": versions(),
     }
     results.write_json(folder / "metrics.json", figures)
+    keeper.last.unlink(missing_ok=True)  # not before: a kill in between would train from the start again
 
 
 def evaluate(run: Run, out: Path) -> Config:

@@ -14,6 +14,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import WandbLogger
+from torch import Tensor
 
 from fewseg import evaluation
 from fewseg.datamodules import FewShotDataModule
@@ -24,8 +25,16 @@ from fewseg.models.base import FewShotSegmentor
 from fewseg.results import read_rows, score, write_json, write_rows, write_text
 
 
+def _folder(trainer: pl.Trainer) -> Path:
+    """Where a run writes. Every process must ask, for the answer is broadcast."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
 class Curve(pl.Callback):
     """Writes ``curve.csv`` (step, loss, miou of base-class episodes, seconds); a resumed training continues it.
+
+    The loss is the mean since the line before. Losses between the last line and a checkpoint are not kept for a resumed
+    training: its first line is the mean over fewer steps.
 
     Args:
         path: of the file.
@@ -34,14 +43,15 @@ class Curve(pl.Callback):
 
     def __init__(self, path: Path, every: int = 50) -> None:
         self.path, self.every = path, every
-        self.losses: list[float] = []
+        self.losses: list[Tensor] = []  # on the device: a number would make every step wait for it
+        self.step = 0
         self.lines: list[list[Any]] = []
         self.seconds = 0.0
         self.since = time.perf_counter()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keeps the lines up to the restored step."""
-        self.since = time.perf_counter()
+        self.since, self.step = time.perf_counter(), trainer.global_step
         if self.path.is_file():
             lines = list(csv.reader(self.path.read_text().splitlines()))[1:]
             self.lines = [list(line) for line in lines if int(line[0]) <= trainer.global_step]
@@ -52,9 +62,10 @@ class Curve(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Remembers the loss."""
-        self.losses.append(float(outputs["loss"].detach()))
-        if trainer.global_step % self.every == 0:
+        self.losses.append(outputs["loss"].detach())
+        if trainer.global_step != self.step and trainer.global_step % self.every == 0:
             self._line(trainer, "")
+        self.step = trainer.global_step
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Adds a line with the score."""
@@ -68,29 +79,35 @@ class Curve(pl.Callback):
 
     def _line(self, trainer: pl.Trainer, miou: str) -> None:
         step = trainer.global_step
-        loss = f"{np.mean(self.losses):.5f}" if self.losses else ""
+        loss = f"{torch.stack(self.losses).double().mean().item():.5f}" if self.losses else ""
         if self.lines and int(self.lines[-1][0]) == step:  # the loss was written just before the score
             loss = loss or self.lines[-1][1]
             self.lines.pop()
         self.losses = []
         self.lines.append([step, loss, miou, f"{self.elapsed():.1f}"])
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([["step", "loss", "miou", "seconds"], *self.lines])
-        write_text(self.path, text.getvalue())
+        if trainer.is_global_zero:
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows([["step", "loss", "miou", "seconds"], *self.lines])
+            write_text(self.path, text.getvalue())
 
 
 class Checkpoint(pl.Callback):
     """Keeps a training resumable and, where there is validation, the weights of its best base-class score.
 
+    What a checkpoint says of a step's validation is that it has been done: a resumed training skips it. So the state of
+    a step with a validation is saved after it, and that of other steps where their number is a multiple of ``every``.
+
     Args:
         folder: for ``last.ckpt`` (all state, replaced atomically) and ``model.safetensors`` with ``config.json``.
         every: steps between two checkpoints.
+        validate_every: steps between two validations; None where there are none.
     """
 
-    def __init__(self, folder: Path, every: int) -> None:
-        self.folder, self.every = folder, every
+    def __init__(self, folder: Path, every: int, validate_every: int | None = None) -> None:
+        self.folder, self.every, self.validate_every = folder, every, validate_every
         self.last = folder / "last.ckpt"
         self.best_score, self.best_step = -1.0, -1
+        self.step, self.stepped = 0, False  # of the last batch, and whether it completed that step
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training must know of the best weights."""
@@ -100,34 +117,44 @@ class Checkpoint(pl.Callback):
         """Restores it."""
         self.best_score, self.best_step = float(state_dict["best_score"]), int(state_dict["best_step"])
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes up the count at the restored step."""
+        self.step, self.stepped = trainer.global_step, False
+
     def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
-        """Saves now and then, never at the last step: the weights are written there."""
-        if trainer.global_step % self.every == 0 and trainer.global_step < trainer.max_steps:
+        """Saves now and then, once a step, but not while its validation is still to come."""
+        step = trainer.global_step
+        self.step, self.stepped = step, step != self.step  # accumulated gradients are no part of a checkpoint
+        validates = self.validate_every is not None and step % self.validate_every == 0
+        if step % self.every == 0 and not validates:
             self._save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keeps the weights if they are the best so far, and the state that belongs to them."""
-        score = trainer.callback_metrics.get("val/miou")
-        if score is None or trainer.sanity_checking or not isinstance(pl_module, FewShotSegmentor):
+        """Keeps the weights if they are the best so far, and the state after every validation."""
+        if trainer.sanity_checking:
             return
-        if float(score) > self.best_score:
+        score = trainer.callback_metrics.get("val/miou")
+        if score is not None and float(score) > self.best_score and isinstance(pl_module, FewShotSegmentor):
             self.best_score, self.best_step = float(score), trainer.global_step
-            pl_module.save(self.folder)
-            if trainer.global_step < trainer.max_steps:
-                self._save(trainer)
+            if trainer.is_global_zero:
+                pl_module.save(self.folder)
+        self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
+        """Not within a step, and not after the last one: its weights are written instead."""
+        if not self.stepped or trainer.global_step >= trainer.max_steps:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / ".last.ckpt"
         trainer.save_checkpoint(temporary)
-        temporary.replace(self.last)
+        if trainer.is_global_zero:
+            temporary.replace(self.last)
 
     def finish(self, module: Any, step: int) -> None:
-        """After the last step: the weights of that step, unless better ones were kept; no resumable state any more."""
+        """After the last step: the weights of that step, unless better ones were kept."""
         if self.best_step < 0:
             self.best_step = step
             module.save(self.folder)
-        self.last.unlink(missing_ok=True)
 
 
 class Progress(pl.Callback):
@@ -166,10 +193,10 @@ class WriteRows(pl.Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the rows of rank 0, which holds those of all processes."""
+        folder = _folder(trainer) / "test"
         if not trainer.is_global_zero or not isinstance(pl_module, FewShotSegmentor):
             return
         data: FewShotDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "test"
         folder.mkdir(parents=True, exist_ok=True)
         write_rows(folder / "episodes.parquet", pl_module.rows)
         frame, names = read_rows(folder / "episodes.parquet"), data.dataset.class_names
@@ -192,16 +219,22 @@ class SaveModel(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes it once, from rank 0."""
-        save = getattr(pl_module, "save", None)
+        folder, save = _folder(trainer) / "model", getattr(pl_module, "save", None)
         if trainer.is_global_zero and save is not None:
-            print(f"model: {save(Path(trainer.log_dir or trainer.default_root_dir) / 'model')}")
+            print(f"model: {save(folder)}")
 
 
 class WritePredictions(pl.Callback):
     """After ``fewseg predict``: one palette PNG per query and ``predictions.csv`` in the run's folder."""
 
     def __init__(self) -> None:
-        self.lines: list[list[Any]] = []
+        self.folder = Path()
+        self.lines: list[list[Any]] = []  # of this process
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts a new table."""
+        self.folder, self.lines = _folder(trainer) / "predictions", []
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
@@ -211,25 +244,25 @@ class WritePredictions(pl.Callback):
 
         from fewseg.datasets.voc import voc_palette
 
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
-        folder.mkdir(parents=True, exist_ok=True)
         for spec, mask in zip(batch.specs, outputs, strict=True):
-            number = len(self.lines)
+            number = trainer.global_rank + trainer.world_size * len(self.lines)  # its place in the episode list
             name = f"{number:05d}-{Path(spec.query_id).name}-class{spec.class_id}.png"
             image = Image.fromarray((mask * spec.class_id).astype(np.uint8), mode="P")
             image.putpalette(voc_palette())
-            image.save(folder / name)
+            image.save(self.folder / name)
             share = f"{float(mask.mean()):.5f}"
             self.lines.append([number, spec.query_id, " ".join(spec.support_ids), spec.class_id, name, share])
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes the table."""
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
+        """Writes the table of all processes."""
+        lines = evaluation.gather(self.lines, lambda line: int(line[0]))
+        if not trainer.is_global_zero:
+            return
         text = io.StringIO()
         head = ["episode", "query", "support", "class_id", "file", "foreground_share"]
-        csv.writer(text, lineterminator="\n").writerows([head, *self.lines])
-        write_text(folder / "predictions.csv", text.getvalue())
-        print(f"{len(self.lines)} masks: {folder}")
+        csv.writer(text, lineterminator="\n").writerows([head, *lines])
+        write_text(self.folder / "predictions.csv", text.getvalue())
+        print(f"{len(lines)} masks: {self.folder}")
 
 
 def draw_episodes(module: FewShotSegmentor, data: FewShotDataModule, specs: list[EpisodeSpec]) -> list[np.ndarray]:

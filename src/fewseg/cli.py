@@ -148,7 +148,7 @@ def _lightning(argv: list[str]) -> int:
     from fewseg.datamodules import FewShotDataModule
 
     class CommandLine(LightningCLI):
-        """Says in our way what is wrong with a checkpoint and with options that only constructors can judge."""
+        """Keeps a fit resumable; says in our way what is wrong with a checkpoint or with what constructors judge."""
 
         def parse_arguments(self, parser: Any, args: Any) -> None:
             super().parse_arguments(parser, args)
@@ -161,12 +161,21 @@ def _lightning(argv: list[str]) -> int:
             except (ValueError, TypeError, OSError, MisconfigurationException) as error:
                 raise _cause(error) from None
 
+        def instantiate_trainer(self, **changes: Any) -> pl.Trainer:
+            options = self.config_init[self.config.subcommand].trainer
+            given = options.callbacks if isinstance(options.callbacks, list) else [options.callbacks]
+            given = [callback for callback in given if callback is not None]
+            decided = options.enable_checkpointing is False or any(isinstance(c, ModelCheckpoint) for c in given)
+            if not decided:  # two would write the same files
+                changes["callbacks"] = [*given, ModelCheckpoint(every_n_train_steps=100, save_last=True)]
+            trainer: pl.Trainer = super().instantiate_trainer(**changes)
+            return trainer
+
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     warnings.filterwarnings("ignore", message=".*_pytree.*")
-    resumable = ModelCheckpoint(every_n_train_steps=100, save_last=True)
-    ours = [WriteRows(), WritePredictions(), SaveModel(), EpisodePanels(), resumable]
+    ours = [WriteRows(), WritePredictions(), SaveModel(), EpisodePanels()]
     try:
         CommandLine(
             pl.LightningModule,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from fewseg.functional.geometry import restore
 from fewseg.functional.iou import confusion_counts
 from fewseg.network import SegmentorNetwork
 from fewseg.sampling import EvaluationPart
+
+Item = TypeVar("Item")
 
 
 class Seconds(NamedTuple):
@@ -93,12 +95,20 @@ def rows(
     return scored
 
 
-def gather(own: Sequence[Row]) -> list[Row]:
-    """The rows of all processes in the order of their list; asserts that every episode is there exactly once."""
+def gather(own: Sequence[Item], place: Callable[[Item], int]) -> list[Item]:
+    """What all processes made of a list of episodes, in its order; asserts that every episode is there exactly once.
+
+    Args:
+        own: one item per episode of this process.
+        place: the place of an item's episode in the list.
+
+    >>> gather(["b1", "a0"], lambda item: int(item[1]))
+    ['a0', 'b1']
+    """
     gathered = [list(own)]
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         gathered = [[] for _ in range(torch.distributed.get_world_size())]
         torch.distributed.all_gather_object(gathered, list(own))
-    merged = sorted((row for part in gathered for row in part), key=lambda row: row.episode)
-    assert [row.episode for row in merged] == list(range(len(merged))), "an episode was scored twice or not at all"
+    merged = sorted((item for part in gathered for item in part), key=place)
+    assert list(map(place, merged)) == list(range(len(merged))), "an episode was scored twice or not at all"
     return merged

@@ -511,7 +511,8 @@ def frozen_list(
     if kind == "evaluation":
         episodes = evaluation_list(dataset, protocol, fold, n_shot, n_points, n_episodes)
     else:
-        episodes = validation_list(dataset, protocol, fold, n_shot, n_points, n_episodes or 100)
+        assert n_episodes is not None, "a validation list has no length of its own"
+        episodes = validation_list(dataset, protocol, fold, n_shot, n_points, n_episodes)
     write_atomic(path, episodes.text())
     return episodes
 

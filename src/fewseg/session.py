@@ -13,7 +13,7 @@ from PIL import Image
 from fewseg.errors import FewsegError
 from fewseg.functional.geometry import restore
 from fewseg.network import SegmentorNetwork
-from fewseg.transforms import fit, points_to_map
+from fewseg.transforms import FitMode, fit, points_to_map
 
 if TYPE_CHECKING:
     Picture = npt.NDArray[np.uint8] | Image.Image
@@ -30,13 +30,15 @@ def segment_image(
         model: from ``create_model`` or ``load_model``.
         supports: pairs of an image (H, W, 3) uint8 RGB and its annotation (H, W): 0 negative, 1 positive, 255 unknown.
         query: (H, W, 3) uint8 RGB.
-        size: longer side in pixels at which the network works; None = the size of its training, else the query's.
+        size: side in pixels of the square canvas on which the network works; None = that of its training, else the
+            query's longer side. Images keep their proportions on it, unless the training stretched them.
 
     Returns:
         (H, W) uint8 mask of the query, 0 or 1, at its original size.
 
     Raises:
-        FewsegError: no support, a size below 1, or an image or annotation of another type, shape or value.
+        FewsegError: no support or too many for the model, a size below 1, or an image or annotation of another type,
+            shape or value.
 
     >>> import fewseg
     >>> image = np.zeros((20, 30, 3), np.uint8)
@@ -46,6 +48,9 @@ def segment_image(
     network: SegmentorNetwork = model.network
     if not supports:
         raise FewsegError("supports", "none", "at least one (image, annotation) pair", "annotate an image")
+    if network.max_shot is not None and len(supports) > network.max_shot:
+        expected = f"at most {network.max_shot} for {type(model).__name__}"
+        raise FewsegError("supports", f"{len(supports)} pairs", expected, "pass fewer")
     if size is not None and size < 1:
         raise FewsegError("size", size, "at least 1 pixel, or None", "leave it out")
     query = _image(query, "query")
@@ -56,11 +61,12 @@ def segment_image(
             raise FewsegError(f"supports[{n}][1]", annotation.shape, expected, "pass the annotation of that image")
     side = size or getattr(model, "image_size", None) or max(query.shape[:2])
     canvas = (max(side, network.min_size),) * 2
+    mode: FitMode = getattr(model, "image_resize", None) or "letterbox"
     device = next(iter(network.parameters()), torch.zeros(0)).device
-    fitted = [_fit_support(image, annotation, canvas) for image, annotation in pairs]
+    fitted = [_fit_support(image, annotation, canvas, mode) for image, annotation in pairs]
     images = torch.from_numpy(np.stack([image for image, _ in fitted])).permute(0, 3, 1, 2)[None].to(device)
     annotations = torch.from_numpy(np.stack([annotation for _, annotation in fitted]))[None].to(device)
-    pixels, _, frame = fit(query, None, canvas)
+    pixels, _, frame = fit(query, None, canvas, mode)
     with torch.inference_mode():
         guidance = network.guide(network.encode_support(images), annotations)
         features = network.encode_query(torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device))
@@ -70,10 +76,10 @@ def segment_image(
 
 
 def _fit_support(
-    image: npt.NDArray[np.uint8], annotation: npt.NDArray[np.uint8], canvas: tuple[int, int]
+    image: npt.NDArray[np.uint8], annotation: npt.NDArray[np.uint8], canvas: tuple[int, int], mode: FitMode
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Image and annotation at network size; the pixels of a sparse annotation survive as points."""
-    pixels, dense, frame = fit(image, annotation, canvas)
+    pixels, dense, frame = fit(image, annotation, canvas, mode)
     known = annotation != 255
     if known.mean() < SPARSE:
         rows, cols = np.nonzero(known)

@@ -49,9 +49,7 @@ def test_create_knows_the_names_of_the_zoo_only(name):
 
 
 def test_unknown_hyper_parameters_are_named():
-    with pytest.raises(
-        FewsegError, match=r"^PANet.widht: got an unknown hyper-parameter, expected one of encoder, .*width"
-    ):
+    with pytest.raises(FewsegError, match=r"^PANet.widht: got an unknown argument, expected one of encoder, .*width"):
         fewseg.create_model("PANet", widht=3)
 
 
@@ -105,7 +103,7 @@ def test_load_refuses_what_save_did_not_write(saved, tmp_path):
     with pytest.raises(FewsegError, match="expected a folder that model"):
         fewseg.load_model(tmp_path / "nowhere")
     rewrite(saved, hyper_parameters={"encoder": "tiny", "width": 8, "command": "rm"})
-    with pytest.raises(FewsegError, match=r"GuidedNet.command: got an unknown hyper-parameter"):
+    with pytest.raises(FewsegError, match=r"GuidedNet.command: got an unknown argument"):
         fewseg.load_model(saved)
     rewrite(saved, hyper_parameters={"encoder": "tiny", "width": 16})
     with pytest.raises(FewsegError, match="expected the weights of this model"):

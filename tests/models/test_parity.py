@@ -83,7 +83,6 @@ def shared():
 def test_guided_shared(shared, annotation, expected):
     logits = run(shared, image(1001), annotation())
     assert logits.shape == (1, 2, H, W)
-    print(figures(logits))
     assert figures(logits) == pytest.approx(expected, abs=1e-8)
 
 

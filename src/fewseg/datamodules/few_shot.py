@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import cv2
@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fewseg.datamodules.feature_cache import FeatureCache, build
 from fewseg.datasets.base import FewShotDataset
-from fewseg.datasets.paths import cache_dir, write_atomic
 from fewseg.episode import VOID, Box, EpisodeBatch, EpisodeSpec, Features, Frame
 from fewseg.errors import FewsegError
 from fewseg.protocols import get_protocol
@@ -26,15 +25,15 @@ from fewseg.sampling import (
     EpisodeList,
     EvaluationPart,
     PointMode,
+    Protocol,
     TrainingDraw,
     TrainingPart,
     TrainingSampler,
     annotation_map,
     draw_points,
-    evaluation_list,
+    frozen_list,
     query_mask,
     training_pool,
-    validation_list,
 )
 from fewseg.transforms import Augment, Augmentation, FitMode, channels_first, fit, frame_of, move_points
 from fewseg.transforms import draw_points as draw_map
@@ -42,7 +41,7 @@ from fewseg.transforms import draw_points as draw_map
 Map = npt.NDArray[np.uint8]
 Masks = Literal["class", "foreground", "labels"]
 Cache = Literal["none", "images", "features"]
-LIST_VERSION = 1  # raised when the same request would draw another list
+CACHE_BYTES = 4 * 10**9  # of decoded files that the processes of one loader keep together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +55,175 @@ class _Sample:
     target: Map | None
     frame: Frame
     spec: EpisodeSpec
+
+
+class _Memory:
+    """Remembers the arrays that a function read for an image id until it holds ``limit`` bytes; the rest is read anew.
+
+    It travels to another process empty: each one fills its own.
+    """
+
+    def __init__(self, read: Callable[[str], Any], limit: int) -> None:
+        self.read, self.limit = read, limit
+        self.kept: dict[str, Any] = {}
+        self.held = 0
+
+    def __call__(self, image_id: str) -> Any:
+        if image_id in self.kept:
+            return self.kept[image_id]
+        found = self.read(image_id)
+        size = sum(array.nbytes for array in (found if isinstance(found, tuple) else (found,)))
+        if self.held + size <= self.limit:
+            self.kept[image_id] = found
+            self.held += size
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "kept": {}, "held": 0}
+
+
+class _Assembler:
+    """From the spec of an episode to its arrays: reads, fits, annotates and augments.
+
+    Loader processes get this and not the data module, whose trainer holds the model.
+
+    Args:
+        dataset: the images.
+        protocol: says what void and points are, and how queries are scored.
+        fold: whose base classes a training mask names.
+        size: (h, w) of the canvas.
+        resize: of every image.
+        augmentation: of training episodes.
+        masks: what a training query's mask holds.
+        cache: what to keep, see ``FewShotDataModule``.
+        limit: bytes that ``cache`` may take in one process.
+    """
+
+    def __init__(
+        self,
+        dataset: FewShotDataset,
+        protocol: Protocol,
+        fold: int,
+        size: tuple[int, int],
+        resize: FitMode,
+        augmentation: Augmentation,
+        masks: Masks,
+        cache: Cache,
+        limit: int = CACHE_BYTES,
+    ) -> None:
+        self.dataset, self.protocol, self.fold = dataset, protocol, fold
+        self.size, self.resize, self.masks = size, resize, masks
+        self.augment, self.leave = Augment(augmentation), Augment("none")
+        self.pair: Callable[[str], Any] = _Memory(dataset.pair, limit) if cache == "images" else dataset.pair
+        self.label: Callable[[str], Map] = _Memory(dataset.label, limit) if cache == "features" else dataset.label
+        self.folder: Path | None = None
+        self.features: FeatureCache | None = None
+
+    def use_features(self, folder: Path) -> None:
+        """From now on the features in a folder stand in for images."""
+        self.folder, self.features = folder, FeatureCache(folder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "features": None}  # its memory maps would be copied in full
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.folder is not None:
+            self.use_features(self.folder)
+
+    def canvas(self, image_id: str) -> npt.NDArray[np.uint8]:
+        """The image at network size, (H, W, 3) uint8."""
+        return fit(self.pair(image_id)[0], None, self.size, self.resize)[0]
+
+    def assemble(self, spec: EpisodeSpec, n_points: int | None = None, training: bool = False) -> _Sample:
+        """One episode at network size: training draws points and augments, evaluation does what the spec says."""
+        supports, annotations = [], []
+        for shot, image_id in enumerate(spec.support_ids):
+            image, label = self._read(image_id)
+            part = self.protocol.training if training else self.protocol.evaluation
+            dense = annotation_map(label, spec.class_id, part.support_void)
+            points = None if spec.points is None else [point[1:] for point in spec.points if point.shot == shot]
+            if n_points is not None:
+                known = annotation_map(label, spec.class_id)  # void is never drawn, whatever it counts as
+                points = draw_points(known, n_points, spec.seed + shot, self.protocol.evaluation.short_label)
+            seed = spec.seed + 7919 * (shot + 1)  # every image of an episode is augmented on its own
+            support, annotation = self._place(image_id, image, dense, points, seed, training)
+            supports.append(support)
+            annotations.append(annotation)
+        image, label = self._read(spec.query_id)
+        target: Map | None = None
+        if training:
+            mask, frame = self._training_mask(label, spec), frame_of(label.shape, self.size, self.resize)
+        else:
+            mask = query_mask(label, spec.class_id, self.protocol.evaluation.void)
+            target, frame = self._target(mask)
+        query, mask = self._place(spec.query_id, image, mask, None, spec.seed, training)
+        return _Sample(supports, annotations, query, mask, target, frame, spec)
+
+    def _read(self, image_id: str) -> tuple[npt.NDArray[np.uint8] | None, Map]:
+        """Image and label map; no image where cached features stand in for it."""
+        if self.features is not None:
+            return None, self.label(image_id)
+        image, label = self.pair(image_id)
+        return image, label
+
+    def _place(
+        self,
+        image_id: str,
+        image: npt.NDArray[np.uint8] | None,
+        dense: Map,
+        points: Sequence[Any] | None,
+        seed: int,
+        training: bool,
+    ) -> tuple[Any, Map]:
+        """An image (or its features) and its map on the canvas, augmented in training."""
+        augment = self.augment if training else self.leave
+        size, mode = self.size, self.resize
+        canvas = None if image is None else fit(image, None, size, mode)[0]
+        fitted = fit(None, dense, size, mode)[1] if points is None else None  # a map of single pixels is never resized
+        moved = () if points is None else move_points(points, frame_of(dense.shape, size, mode))
+        if points is not None and canvas is None:  # beside cached features the drawn points stand in for the image
+            fitted = draw_map(moved, size)
+        out = augment(canvas, fitted, moved, seed)
+        annotation = draw_map(out.points, size) if fitted is None else out.label_map
+        assert annotation is not None
+        return out.image if self.features is None else self.features.read(image_id, out.flipped), annotation
+
+    def _training_mask(self, label: Map, spec: EpisodeSpec) -> Map:
+        """What a training query's mask holds, see ``train_masks``."""
+        void = self.protocol.training.void
+        if self.masks == "class":
+            return query_mask(label, spec.class_id, void)
+        mask = self._base_numbers[label]
+        if void != "ignore":
+            mask[label == VOID] = void == "foreground"
+        return np.where(mask == VOID, VOID, mask > 0).astype(np.uint8) if self.masks == "foreground" else mask
+
+    @functools.cached_property
+    def _base_numbers(self) -> Map:
+        """(256,) from a class id to its number among the classes trained on, from 1; 0 elsewhere, 255 for void."""
+        table = np.zeros(256, np.uint8)
+        base = self.dataset.base_classes(self.fold)
+        every = range(1, len(self.dataset.class_names) + 1)
+        classes = base if self.protocol.training.classes == "base" else every
+        table[list(classes)] = np.arange(1, len(classes) + 1)
+        table[VOID] = VOID
+        return table
+
+    def _target(self, mask: Map) -> tuple[Map, Frame]:
+        """The truth at scoring size, and the frame that restores logits to it."""
+        size = self.protocol.evaluation.scoring_size
+        frame = frame_of(mask.shape, self.size, self.resize)
+        if size == "original":
+            return mask, frame
+        if size == "longer_square":  # the canvas holds the padded square
+            side = max(mask.shape)
+            square = np.full((side, side), VOID, np.uint8)
+            square[: mask.shape[0], : mask.shape[1]] = mask
+            whole = Box(0, 0, *self.size)
+            return square, Frame((side, side), self.size, whole if self.resize == "letterbox" else frame.box)
+        resized = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        return resized, Frame(size, self.size, frame.box)
 
 
 class FewShotDataModule(pl.LightningDataModule):
@@ -78,9 +246,11 @@ class FewShotDataModule(pl.LightningDataModule):
         train_masks: what a training query's mask holds: the episode's ``class``, any base class (``foreground``) or
             the base classes' numbers from 1 (``labels``).
         size: side of the network's square canvas in pixels.
-        resize: ``letterbox`` keeps the aspect ratio, ``square`` does not.
+        resize: of every image: ``letterbox`` keeps the aspect ratio, ``square`` does not; null = the protocol's:
+            ``square`` where it stretches queries, else ``letterbox``.
         augmentation: of training episodes: ``none``, ``flip`` or ``full`` (scale, rotation, shift, colour).
-        cache: ``images`` keeps decoded files in memory; ``features`` encodes every image once with the frozen encoder.
+        cache: ``images`` keeps decoded files in memory, up to 4 GB shared by the processes of a loader, and reads the
+            rest every time; ``features`` encodes every image once with the frozen encoder.
         batch_size: training episodes per step.
         eval_batch_size: evaluation episodes per step.
         num_workers: loader processes.
@@ -101,7 +271,7 @@ class FewShotDataModule(pl.LightningDataModule):
         train_points: PointMode = "dense",
         train_masks: Masks = "class",
         size: int = 320,
-        resize: FitMode = "letterbox",
+        resize: FitMode | None = None,
         augmentation: Augmentation = "flip",
         cache: Cache = "none",
         batch_size: int = 8,
@@ -128,17 +298,15 @@ class FewShotDataModule(pl.LightningDataModule):
         self.dataset, self.protocol, self.fold = dataset, get_protocol(protocol), fold
         self.n_shot, self.n_points, self.n_episodes, self.n_val_episodes = n_shot, n_points, n_episodes, n_val_episodes
         self.train_shot, self.train_points, self.train_masks = train_shot, train_points, train_masks
-        self.size, self.resize, self.augmentation, self.cache = size, resize, augmentation, cache
+        stretched = self.protocol.evaluation.resize == "stretch"
+        self.resize: FitMode = resize or ("square" if stretched else "letterbox")
+        self.size, self.augmentation, self.cache = size, augmentation, cache
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.pin_memory, self.seed = pin_memory, seed
-        self.features: FeatureCache | None = None
-        self.read_pair, self.read_label = dataset.pair, dataset.label
-        if cache == "images":
-            self.read_pair = functools.cache(dataset.pair)
-        if cache == "features":
-            self.read_label = functools.cache(dataset.label)
-        self.augment, self.leave = Augment(augmentation), Augment("none")
-        self._canvas_size = (size, size)
+        limit = CACHE_BYTES // max(1, num_workers)
+        self.assembler = _Assembler(
+            dataset, self.protocol, fold, (size, size), self.resize, augmentation, train_masks, cache, limit
+        )
 
     @property
     def training_part(self) -> TrainingPart:
@@ -152,19 +320,21 @@ class FewShotDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Builds the feature cache where asked for, with the encoder of the module about to run."""
-        if self.cache == "features" and self.features is None:
-            assert self.trainer is not None
-            network: Any = getattr(self.trainer.lightning_module, "network", None)
-            encoder = getattr(network, "encoder", None)
-            if encoder is None or any(p.requires_grad for p in encoder.parameters()) or not network.cacheable:
-                raise FewsegError(
-                    "--data.cache", "features", "a frozen encoder (--model.freeze_encoder=true)",
-                    "freeze the encoder, or cache images",
-                )  # fmt: skip
-            ids = tuple(self.dataset.index().areas)
-            key = f"{self.dataset.index().fingerprint} {self.size} {self.resize}"
-            device = self.trainer.strategy.root_device
-            self.features = FeatureCache(build(encoder, ids, self._canvas, key, device))
+        if self.cache != "features":
+            return
+        assert self.trainer is not None
+        network: Any = getattr(self.trainer.lightning_module, "network", None)
+        encoder = getattr(network, "encoder", None)
+        if encoder is None or any(p.requires_grad for p in encoder.parameters()) or not network.cacheable:
+            raise FewsegError(
+                "--data.cache", "features", "a frozen encoder (--model.freeze_encoder=true)",
+                "freeze the encoder, or cache images",
+            )  # fmt: skip
+        ids = tuple(self.dataset.index().areas)
+        stamp = self.dataset.image_stamp(ids)
+        key = f"{self.dataset.index().fingerprint} {stamp} {self.size} {self.resize}"
+        device = self.trainer.strategy.root_device
+        self.assembler.use_features(build(encoder, ids, self.assembler.canvas, key, device))
 
     def train_dataloader(self) -> DataLoader[EpisodeBatch]:
         """Batches from the restored step to the last."""
@@ -181,7 +351,7 @@ class FewShotDataModule(pl.LightningDataModule):
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
         )
-        return self._loader(_Training(self, sampler), batch_sampler=steps)
+        return self._loader(_Training(self.assembler, sampler), batch_sampler=steps)
 
     def val_dataloader(self) -> DataLoader[EpisodeBatch] | list[Any]:
         """Base-class episodes over images that training never sees; the only ones that model selection may use."""
@@ -199,11 +369,13 @@ class FewShotDataModule(pl.LightningDataModule):
 
     def episode_list(self) -> EpisodeList:
         """The frozen evaluation list of this fold, K and P."""
-        return self._frozen("test", self.n_shot, self.n_points, self.n_episodes, evaluation_list)
+        return frozen_list(
+            "evaluation", self.dataset, self.protocol, self.fold, self.n_shot, self.n_points, self.n_episodes
+        )
 
     def validation_episodes(self) -> EpisodeList:
         """The frozen base-class list for model selection, 1-shot dense."""
-        return self._frozen("val", 1, None, self.n_val_episodes, validation_list)
+        return frozen_list("validation", self.dataset, self.protocol, self.fold, 1, None, self.n_val_episodes)
 
     def scored_classes(self) -> tuple[int, ...]:
         """The class ids that the test list draws from."""
@@ -222,162 +394,51 @@ class FewShotDataModule(pl.LightningDataModule):
 
     def batch_of(self, specs: Sequence[EpisodeSpec]) -> EpisodeBatch:
         """Assembles evaluation episodes by hand, e.g. for pictures."""
-        return collate([self._assemble(spec, None, training=False) for spec in specs], self._canvas_size)
-
-    def _frozen(
-        self, kind: str, n_shot: int, n_points: int | None, n: int | None, make: Callable[..., EpisodeList]
-    ) -> EpisodeList:
-        """A list drawn once and kept as text, because drawing points reads every support's label map."""
-        request = [LIST_VERSION, kind, self.dataset.index().fingerprint, self.protocol, self.fold, n_shot, n_points, n]
-        digest = hashlib.sha256(repr(request).encode()).hexdigest()[:24]
-        path = cache_dir() / "episodes" / f"{digest}.jsonl"
-        if path.is_file():
-            return EpisodeList.from_text(path.read_text())
-        episodes = make(self.dataset, self.protocol, self.fold, n_shot, n_points, n)
-        write_atomic(path, episodes.text())
-        return episodes
+        return collate([self.assembler.assemble(spec) for spec in specs], self.assembler.size)
 
     def _evaluation_loader(self, episodes: EpisodeList) -> DataLoader[EpisodeBatch]:
         rank = self.trainer.global_rank if self.trainer else 0
         world = self.trainer.world_size if self.trainer else 1
-        return self._loader(_Evaluation(self, episodes.specs[rank::world]), batch_size=self.eval_batch_size)
+        if len(episodes.specs) < world:  # a process without an episode would not come to where the others wait for it
+            wanted = f"at most {len(episodes.specs)}, one for each episode"
+            raise FewsegError("--trainer.devices", world, wanted, "use fewer processes or more episodes")
+        own = _Evaluation(self.assembler, episodes.specs[rank::world])
+        return self._loader(own, batch_size=self.eval_batch_size)
 
     def _loader(self, episodes: Dataset[_Sample], **how: Any) -> DataLoader[Any]:
         return DataLoader(
             episodes,
             num_workers=self.num_workers,
-            collate_fn=functools.partial(collate, image_size=self._canvas_size),
+            collate_fn=functools.partial(collate, image_size=self.assembler.size),
             pin_memory=self.pin_memory,
             persistent_workers=self.num_workers > 0,
             worker_init_fn=_one_thread,
             **how,
         )
 
-    def _canvas(self, image_id: str) -> npt.NDArray[np.uint8]:
-        """The image at network size, (H, W, 3) uint8."""
-        return fit(self.read_pair(image_id)[0], None, self._canvas_size, self.resize)[0]
-
-    def _read(self, image_id: str) -> tuple[npt.NDArray[np.uint8] | None, Map]:
-        """Image and label map; no image where cached features stand in for it."""
-        if self.features is None:
-            return self.read_pair(image_id)
-        return None, self.read_label(image_id)
-
-    def _assemble(self, spec: EpisodeSpec, n_points: int | None, training: bool) -> _Sample:
-        """One episode at network size: training draws points and augments, evaluation does what the spec says."""
-        supports, annotations = [], []
-        for shot, image_id in enumerate(spec.support_ids):
-            image, label = self._read(image_id)
-            part = self.training_part if training else self.evaluation_part
-            dense = annotation_map(label, spec.class_id, part.support_void)
-            points = None if spec.points is None else [point[1:] for point in spec.points if point.shot == shot]
-            if n_points is not None:
-                known = annotation_map(label, spec.class_id)  # void is never drawn, whatever it counts as
-                points = draw_points(known, n_points, spec.seed + shot, self.evaluation_part.short_label)
-            seed = spec.seed + 7919 * (shot + 1)  # every image of an episode is augmented on its own
-            support, annotation = self._place(image_id, image, dense, points, seed, training)
-            supports.append(support)
-            annotations.append(annotation)
-        image, label = self._read(spec.query_id)
-        if training:
-            mask, target, frame = (
-                self._training_mask(label, spec),
-                None,
-                frame_of(label.shape, self._canvas_size, self.resize),
-            )
-        else:
-            mask = query_mask(label, spec.class_id, self.evaluation_part.void)
-            target, frame = self._target(mask)
-        resize = self._query_resize(training)
-        query, mask = self._place(spec.query_id, image, mask, None, spec.seed, training, resize)
-        return _Sample(supports, annotations, query, mask, target, frame, spec)
-
-    def _place(
-        self,
-        image_id: str,
-        image: npt.NDArray[np.uint8] | None,
-        dense: Map,
-        points: Sequence[Any] | None,
-        seed: int,
-        training: bool,
-        resize: FitMode | None = None,
-    ) -> tuple[Any, Map]:
-        """An image (or its features) and its map on the canvas, augmented in training."""
-        augment = self.augment if training else self.leave
-        size, mode = self._canvas_size, resize or self.resize
-        canvas = None if image is None else fit(image, None, size, mode)[0]
-        fitted = fit(None, dense, size, mode)[1] if points is None else None  # a map of single pixels is never resized
-        moved = () if points is None else move_points(points, frame_of(dense.shape, size, mode))
-        if points is not None and canvas is None:  # beside cached features the drawn points stand in for the image
-            fitted = draw_map(moved, size)
-        out = augment(canvas, fitted, moved, seed)
-        annotation = draw_map(out.points, size) if fitted is None else out.label_map
-        assert annotation is not None
-        return out.image if self.features is None else self.features.read(image_id, out.flipped), annotation
-
-    def _query_resize(self, training: bool) -> FitMode:
-        stretch = not training and self.evaluation_part.resize == "stretch"
-        return "square" if stretch else self.resize
-
-    def _training_mask(self, label: Map, spec: EpisodeSpec) -> Map:
-        """What a training query's mask holds, see ``train_masks``."""
-        void = self.training_part.void
-        if self.train_masks == "class":
-            return query_mask(label, spec.class_id, void)
-        mask = self._base_numbers[label]
-        if void != "ignore":
-            mask[label == VOID] = void == "foreground"
-        return np.where(mask == VOID, VOID, mask > 0).astype(np.uint8) if self.train_masks == "foreground" else mask
-
-    @functools.cached_property
-    def _base_numbers(self) -> Map:
-        """(256,) from a class id to its number among the classes trained on, from 1; 0 elsewhere, 255 for void."""
-        table = np.zeros(256, np.uint8)
-        base = self.dataset.base_classes(self.fold)
-        every = range(1, len(self.dataset.class_names) + 1)
-        classes = base if self.training_part.classes == "base" else every
-        table[list(classes)] = np.arange(1, len(classes) + 1)
-        table[VOID] = VOID
-        return table
-
-    def _target(self, mask: Map) -> tuple[Map, Frame]:
-        """The truth at scoring size, and the frame that restores logits to it."""
-        size, resize = self.evaluation_part.scoring_size, self._query_resize(training=False)
-        frame = frame_of(mask.shape, self._canvas_size, resize)
-        if size == "original":
-            return mask, frame
-        whole = Box(0, 0, *self._canvas_size)
-        if size == "longer_square":  # the canvas holds the padded square
-            side = max(mask.shape)
-            square = np.full((side, side), VOID, np.uint8)
-            square[: mask.shape[0], : mask.shape[1]] = mask
-            return square, Frame((side, side), self._canvas_size, whole if resize == "letterbox" else frame.box)
-        resized = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        return resized, Frame(size, self._canvas_size, frame.box)
-
 
 class _Training(Dataset[_Sample]):
     """Training episode i, drawn when it is asked for."""
 
-    def __init__(self, data: FewShotDataModule, sampler: TrainingSampler) -> None:
-        self.data, self.sampler = data, sampler
+    def __init__(self, assembler: _Assembler, sampler: TrainingSampler) -> None:
+        self.assembler, self.sampler = assembler, sampler
 
     def __getitem__(self, i: int) -> _Sample:
         draw: TrainingDraw = self.sampler.draw(i)
-        return self.data._assemble(draw.spec, draw.n_points, training=True)
+        return self.assembler.assemble(draw.spec, draw.n_points, training=True)
 
 
 class _Evaluation(Dataset[_Sample]):
     """The episodes of a frozen list."""
 
-    def __init__(self, data: FewShotDataModule, specs: Sequence[EpisodeSpec]) -> None:
-        self.data, self.specs = data, specs
+    def __init__(self, assembler: _Assembler, specs: Sequence[EpisodeSpec]) -> None:
+        self.assembler, self.specs = assembler, specs
 
     def __len__(self) -> int:
         return len(self.specs)
 
     def __getitem__(self, i: int) -> _Sample:
-        return self.data._assemble(self.specs[i], None, training=False)
+        return self.assembler.assemble(self.specs[i])
 
 
 class _Steps(Sampler[list[int]]):

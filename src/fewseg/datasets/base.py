@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -64,6 +65,19 @@ class FewShotDataset(abc.ABC):
     @abc.abstractmethod
     def index(self) -> Index:
         """Areas and fingerprint of all images of all splits, scanned once and cached."""
+
+    def image_stamp(self, ids: Iterable[str]) -> str:
+        """Text that differs where the pixels of images differ: SHA-256 over them, or what a data set finds out sooner.
+
+        Args:
+            ids: of the images.
+        """
+        digest = hashlib.sha256()
+        for image_id in ids:
+            image = self.image(image_id)
+            digest.update(f"{image_id} {image.shape} ".encode())
+            digest.update(np.ascontiguousarray(image).data)
+        return digest.hexdigest()
 
     def pair(self, image_id: str) -> tuple[Image, LabelMap]:
         """An image (H, W, 3) and its label map (H, W).

@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from fewseg import evaluation
 from fewseg.episode import EpisodeBatch, Row
 from fewseg.errors import FewsegError
+from fewseg.functional.iou import fb_iou, mean_iou, positive_iou
 from fewseg.metrics import EpisodeIoU
+from fewseg.modules.encoders import ImageEncoder
 from fewseg.network import SegmentorNetwork
 from fewseg.results import atomic, write_json
 from fewseg.sampling import EvaluationPart
+from fewseg.transforms import FitMode
 
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["one_cycle", "constant"]
@@ -57,6 +60,7 @@ class FewShotSegmentor(pl.LightningModule):
         self.rows: list[Row] = []  # of the test in progress
         self.val_iou: EpisodeIoU | None = None
         self.image_size: int | None = None  # side of the canvas it was trained on
+        self.image_resize: FitMode | None = None  # how images came into it
 
     def forward(self, batch: EpisodeBatch) -> Tensor:
         """Logits (B, 2, H, W) at network size."""
@@ -64,8 +68,9 @@ class FewShotSegmentor(pl.LightningModule):
         return logits
 
     def on_fit_start(self) -> None:
-        """Remembers the canvas, so that ``segment_image`` works at the size of the training."""
-        self.image_size = getattr(getattr(self.trainer, "datamodule", None), "size", None)
+        """Remembers the canvas, so that ``segment_image`` fits images as the training did."""
+        data = getattr(self.trainer, "datamodule", None)
+        self.image_size, self.image_resize = getattr(data, "size", None), getattr(data, "resize", None)
 
     def on_train_start(self) -> None:
         """Refuses to go on beyond the steps that a restored one-cycle schedule was planned for."""
@@ -122,12 +127,14 @@ class FewShotSegmentor(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Gathers the rows of all processes, asserts that every episode is there once, and logs the scores."""
-        self.rows = evaluation.gather(self.rows)
-        iou = EpisodeIoU(n_classes=self._n_classes())
-        count_rows(iou, self.rows)
-        scores: dict[str, Any] = iou.compute()
-        names = ("miou", "fb_iou", "positive_iou")
-        self.log_dict({f"test/{name}": scores[name] for name in names}, batch_size=1, rank_zero_only=True)
+        self.rows = evaluation.gather(self.rows, lambda row: row.episode)
+        tp, fp, fn, tn = np.array([[row.tp, row.fp, row.fn, row.tn] for row in self.rows]).T
+        scores = {
+            "miou": mean_iou([row.class_id for row in self.rows], tp, fp, fn),
+            "fb_iou": fb_iou(tp, fp, fn, tn),
+            "positive_iou": positive_iou(tp, fp, fn),
+        }
+        self.log_dict({f"test/{k}": v for k, v in scores.items()}, batch_size=1, rank_zero_only=True)
 
     def predict_step(self, batch: EpisodeBatch, batch_idx: int) -> list[np.ndarray[Any, Any]]:
         """Masks (H, W) uint8 of the batch's queries, 0 or 1, at original size."""
@@ -158,7 +165,14 @@ class FewShotSegmentor(pl.LightningModule):
         folder.mkdir(parents=True, exist_ok=True)
         save_state(self.network, folder / "model.safetensors")
         hyper = {k: v for k, v in self.hparams.items() if not k.startswith("_")}
-        config = {"method": type(self).__name__, "hyper_parameters": hyper, "image_size": self.image_size}
+        encoder = getattr(self.network, "encoder", None)
+        config = {
+            "method": type(self).__name__,
+            "hyper_parameters": hyper,
+            "image_size": self.image_size,
+            "image_resize": self.image_resize,
+            "norm": encoder.norm if isinstance(encoder, ImageEncoder) else None,
+        }
         write_json(folder / "config.json", config)
         return folder
 

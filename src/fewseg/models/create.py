@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import fewseg.models as zoo
 from fewseg.errors import FewsegError
 from fewseg.models.base import FewShotSegmentor
+from fewseg.modules.encoders import ImageEncoder
 
 Module = TypeVar("Module", bound=pl.LightningModule)
 
@@ -121,5 +122,8 @@ def load_model(path: str | Path, cls: type[FewShotSegmentor] | None = None) -> F
     else:
         raise FewsegError(str(folder), f"a {name}", f"a {cls.__name__}", "pass the class that was saved")
     model.load_weights(folder / "model.safetensors")
-    model.image_size = config.get("image_size")
+    model.image_size, model.image_resize = config.get("image_size"), config.get("image_resize")
+    encoder = getattr(model.network, "encoder", None)
+    if config.get("norm") == "frozen" and isinstance(encoder, ImageEncoder):
+        encoder.norm = "frozen"  # built without weights to start from, it would train
     return model.eval()

@@ -1,0 +1,124 @@
+"""Two processes on the CPU: one run of fit, test and predict gives what one process gives, every episode once."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import yaml
+
+from fewseg.cli import main
+from fewseg.datamodules import FewShotDataModule
+from fewseg.datasets import Shapes5i
+from fewseg.errors import FewsegError
+
+TINY = Path(__file__).parent / "conf" / "tiny.yaml"
+N_EPISODES = 7  # two does not divide it
+LIMIT = 240  # seconds; processes that wait for each other for ever shall fail the test, not stop it
+CODE = """
+import sys
+from fewseg.cli import main
+from fewseg.metrics import EpisodeIoU
+
+def refuse(*args, **options):
+    raise AssertionError("a test gathers rows; NCCL could not gather tensors of the CPU")
+
+folder, *options = sys.argv[1:]
+model = [*options, "--model", "PANet"]
+assert main(["fit", *model, "--trainer.default_root_dir", folder + "/fit"]) == 0
+EpisodeIoU.sync = refuse
+for verb in ("test", "predict"):
+    output = ["--trainer.default_root_dir", folder + "/" + verb]
+    assert main([verb, *model, "--ckpt_path", folder + "/last.ckpt", *output]) == 0
+"""
+
+
+def launch(folder, *options):
+    """What the three commands print, by one Python process that may start others."""
+    (folder / "run.py").write_text(CODE)
+    config = ["--config", str(TINY), "--data.n_episodes", str(N_EPISODES), "--data.eval_batch_size", "1"]
+    child = subprocess.Popen(
+        [sys.executable, str(folder / "run.py"), str(folder), *config, *options],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        printed, _ = child.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        printed, _ = child.communicate()
+        pytest.fail(f"no end after {LIMIT} seconds: {printed[-2000:]}")
+    assert child.returncode == 0, printed[-4000:]
+    return printed
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The same commands by one process and by two; both score the model that one process trains first."""
+    Shapes5i(n_train=120, n_val=60)
+    start = tmp_path_factory.mktemp("start")
+    assert main(["fit", "--config", str(TINY), "--model", "PANet", "--trainer.default_root_dir", str(start)]) == 0
+    checkpoint = next(start.rglob("last.ckpt"))
+    made = {}
+    for devices in (1, 2):
+        made[devices] = tmp_path_factory.mktemp(f"processes{devices}")
+        (made[devices] / "last.ckpt").write_bytes(checkpoint.read_bytes())
+        several = ["--trainer.devices", "2", "--trainer.strategy", "ddp"] if devices == 2 else []
+        (made[devices] / "printed.txt").write_text(launch(made[devices], *several))
+    return made
+
+
+def only(folder, name):
+    found = list(folder.rglob(name))
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_rows_are_those_of_one_process(folders):
+    one, two = (pd.read_parquet(only(folders[n], "episodes.parquet")) for n in (1, 2))
+    assert two.episode.tolist() == list(range(N_EPISODES))
+    untimed = [name for name in one.columns if not name.startswith("seconds")]
+    pd.testing.assert_frame_equal(one[untimed], two[untimed])
+
+
+def test_figures_are_those_of_one_process(folders):
+    one, two = (json.loads(only(folders[n], "metrics.json").read_text()) for n in (1, 2))
+    timed = {name for name in one if name.startswith("seconds")}
+    assert {k: v for k, v in one.items() if k not in timed} == {k: v for k, v in two.items() if k not in timed}
+    assert (folders[2] / "printed.txt").read_text().count(f"over {N_EPISODES} episodes") == 1
+
+
+def test_predictions_are_those_of_one_process(folders):
+    tables = [only(folders[n] / "predict", "predictions.csv") for n in (1, 2)]
+    assert tables[0].read_text() == tables[1].read_text()
+    lines = list(csv.DictReader(tables[1].read_text().splitlines()))
+    assert [int(line["episode"]) for line in lines] == list(range(N_EPISODES))
+    for line in lines:
+        one, two = (table.parent / line["file"] for table in tables)
+        assert one.read_bytes() == two.read_bytes()
+    assert len(list(tables[1].parent.glob("*.png"))) == N_EPISODES
+
+
+def test_a_training_of_two_processes_leaves_one_model(folders):
+    config = json.loads(only(folders[2] / "fit", "config.json").read_text())
+    assert config["method"] == "PANet"
+    assert yaml.safe_load(only(folders[2] / "fit", "config.yaml").read_text())["trainer"]["devices"] == "2"
+    only(folders[2] / "fit", "model.safetensors")
+
+
+def test_more_processes_than_episodes_are_refused():
+    data = FewShotDataModule(Shapes5i(n_train=120, n_val=60), n_episodes=2)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=3)
+    with pytest.raises(FewsegError, match=r"--trainer.devices: got 3, expected at most 2, one for each episode"):
+        data.test_dataloader()
+    data.trainer.world_size = 2
+    assert len(data.test_dataloader().dataset) == 1
