@@ -42,7 +42,10 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        "fewseg", description=fewseg.__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+        "fewseg",
+        description=(fewseg.__doc__ or "").splitlines()[0],
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=fewseg.__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
