@@ -16,15 +16,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from fewseg.results import cells, leaderboard, summarise, training_notes, write_json, write_text
+from fewseg.results import amount, cells, leaderboard, summarise, training_notes, write_json, write_text
 
 HERE = Path(__file__).parent
 SHOWN = {"config", "K", "P", "mIoU", "95 % interval", "FB-IoU", "positive IU", "s/episode", "note"}
 
 
 def table(rows: list[dict[str, Any]], out: Path) -> str:
-    """The leaderboard's main columns in markdown, with how it was trained and on what."""
-    heads, body = cells(leaderboard(rows, out))
+    """The leaderboard's main columns at the fewest and the most annotated pixels, in markdown."""
+    found = leaderboard(rows, out)
+    ends = {min(amount(line.n_points) for line in found), max(amount(line.n_points) for line in found)}
+    heads, body = cells([line for line in found if amount(line.n_points) in ends])
     kept = [i for i, head in enumerate(heads) if head in SHOWN]
     lines = [[row[i] for i in kept] for row in (heads, ["---"] * len(heads), *body)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -62,7 +64,8 @@ def main() -> None:
         "the interval resamples query images and does not hold the variation of training.",
         f"Measured on {devices}; {versions}.",
     ]
-    body = f"{table(rows, options.out)}\n\n" + "\n".join(facts)
+    more = f"All settings and folds: [{options.name}.md](experiments/results/{options.name}.md)."
+    body = f"{table(rows, options.out)}\n\n" + "\n".join([*facts, more])
     write_json(HERE / "results" / f"{options.name}.json", rows)
     summary = (options.out / "summary.md").read_text()
     write_text(HERE / "results" / f"{options.name}.md", summary + "\n" + "\n".join([facts[0], *facts[-2:]]) + "\n")

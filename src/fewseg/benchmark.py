@@ -399,8 +399,11 @@ def _run_all(grid: Plan, out: Path, workers: int) -> dict[str, str]:
     done = sum(one.max_steps for one in everything if results.is_done(out / "trainings" / one.id))
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // workers)
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(variable, str(threads))  # read by the workers when they start
+    # Read by the workers when they start. glibc gives large blocks back after every use; keeping them saves a training
+    # step on a CPU up to a third of its time.
+    kept = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
+    for variable, value in {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **kept}.items():
+        os.environ.setdefault(variable, value)
     free = context.Queue()
     for _, gpu in zip(range(workers), itertools.cycle(_gpus() or [None]), strict=False):
         free.put(gpu)

@@ -169,8 +169,8 @@ def points_to_map(points: Sequence[Point], frame: Frame) -> Array:
     return draw_points(move_points(points, frame), frame.network)
 
 
-def channels_first(images: Sequence[Array]) -> Array:
-    """Stacks images (h, w, 3) of one size into (n, 3, h, w) uint8, contiguous.
+def channels_first(images: Sequence[Array], out: Array | None = None) -> Array:
+    """Stacks images (h, w, 3) of one size into (n, 3, h, w) uint8, contiguous; into ``out`` where it is given.
 
     Ten times as quick as stacking and transposing: every channel is written once, straight to its place.
 
@@ -178,7 +178,7 @@ def channels_first(images: Sequence[Array]) -> Array:
     (2, 3, 4, 6)
     """
     height, width, channels = images[0].shape
-    stacked = np.empty((len(images), channels, height, width), np.uint8)
+    stacked = np.empty((len(images), channels, height, width), np.uint8) if out is None else out
     for image, planes in zip(images, stacked, strict=True):
         if image.shape != images[0].shape:
             raise FewsegError("images", image.shape, f"{images[0].shape}, as the first", "fit them into one canvas")

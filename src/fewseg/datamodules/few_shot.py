@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from fewseg.datamodules.feature_cache import FeatureCache, build
 from fewseg.datasets.base import FewShotDataset
@@ -461,32 +461,45 @@ def _one_thread(worker: int) -> None:
     cv2.setNumThreads(0)
 
 
-def _stack(images: Sequence[Any], image_size: tuple[int, int]) -> Tensor | Features:
-    """(n, 3, H, W) uint8 from canvases, or Features from cached maps."""
-    if isinstance(images[0], tuple):
-        return Features(tuple(torch.stack(maps) for maps in zip(*images, strict=True)), image_size)
-    return torch.from_numpy(channels_first(images))
+def _block(n_bytes: int) -> Tensor:
+    """Bytes for a batch. A worker takes them from shared memory, as torch's own collation does, and sends no copy."""
+    if get_worker_info() is None:
+        return torch.empty(n_bytes, dtype=torch.uint8)
+    return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(n_bytes))
+
+
+def _features(cached: Sequence[tuple[Tensor, ...]], leading: tuple[int, ...], image_size: tuple[int, int]) -> Features:
+    """Cached maps (C, h, w) of many images as maps (*leading, C, h, w)."""
+    return Features(tuple(torch.stack(m).unflatten(0, leading) for m in zip(*cached, strict=True)), image_size)
 
 
 def collate(samples: Sequence[_Sample], image_size: tuple[int, int]) -> EpisodeBatch:
-    """One batch; all canvases have the same size, targets keep theirs."""
+    """One batch; all canvases have the same size, targets keep theirs.
+
+    All pixels lie in one block, supports before queries and images before maps: every part costs a handle to send.
+    """
     n, shots = len(samples), len(samples[0].supports)
-    if shots:
-        flat = _stack([image for sample in samples for image in sample.supports], image_size)
-        if isinstance(flat, Features):
-            supports: Tensor | Features = Features(tuple(m.unflatten(0, (n, shots)) for m in flat.maps), image_size)
-        else:
-            supports = flat.unflatten(0, (n, shots))
-        annotations = torch.from_numpy(np.stack([np.stack(sample.annotations) for sample in samples]))
-    else:
-        supports = torch.zeros(n, 0, 3, *image_size, dtype=torch.uint8)
-        annotations = torch.zeros(n, 0, *image_size, dtype=torch.uint8)
+    supports, queries = [support for s in samples for support in s.supports], [s.query for s in samples]
+    maps = [*(annotation for s in samples for annotation in s.annotations), *(s.mask for s in samples)]
+    cached = isinstance(queries[0], tuple)
+    images = [] if cached else supports + queries
+    n_pixels = image_size[0] * image_size[1]
+    block = _block((3 * len(images) + len(maps)) * n_pixels)
+    pixels = block[: 3 * len(images) * n_pixels].view(len(images), 3, *image_size)
+    labels = block[3 * len(images) * n_pixels :].view(len(maps), *image_size)
+    if images:
+        channels_first(images, pixels.numpy())
+    np.stack(maps, out=labels.numpy())
     return EpisodeBatch(
-        support_images=supports,
-        support_annotations=annotations,
-        query_images=_stack([sample.query for sample in samples], image_size),
+        support_images=(
+            _features(supports, (n, shots), image_size)
+            if cached and shots
+            else pixels[: n * shots].view(n, shots, 3, *image_size)
+        ),
+        support_annotations=labels[: n * shots].view(n, shots, *image_size),
+        query_images=_features(queries, (n,), image_size) if cached else pixels[n * shots :],
         query_clicks=torch.zeros(n, 0, 3, dtype=torch.int32),
-        query_masks=torch.from_numpy(np.stack([sample.mask for sample in samples])),
+        query_masks=labels[n * shots :],
         targets=tuple(None if s.target is None else torch.from_numpy(s.target) for s in samples),
         frames=tuple(sample.frame for sample in samples),
         specs=tuple(sample.spec for sample in samples),

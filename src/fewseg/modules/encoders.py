@@ -75,8 +75,11 @@ class ImageEncoder(nn.Module):
         if images.ndim not in (4, 5) or images.shape[-3] != 3:
             expected = "(B, 3, H, W) or (B, K, 3, H, W)"
             raise FewsegError("images", tuple(images.shape), expected, "put the three colour channels before H and W")
-        flat = self.normalize(images).flatten(0, -4)  # (B * K, 3, H, W)
-        maps = tuple(m.reshape(*images.shape[:-3], *m.shape[1:]) for m in self.maps(flat))  # (B, K, C, h, w)
+        flat = images.flatten(0, -4)  # (B * K, 3, H, W)
+        if flat.device.type == "cpu":  # the order of memory that its convolutions are quickest in
+            flat = flat.contiguous(memory_format=torch.channels_last)
+        maps = self.maps(self.normalize(flat))
+        maps = tuple(m.reshape(*images.shape[:-3], *m.shape[1:]) for m in maps)  # (B, K, C, h, w)
         return Features(maps, (images.shape[-2], images.shape[-1]))
 
     def freeze_where_asked(self) -> None:
@@ -226,12 +229,14 @@ class Embedding(nn.Module):
     def forward(self, features: Features) -> Features:
         """Features with one map (B, width, h, w) or (B, K, width, h, w); cached half precision is cast to our dtype."""
         leading = features.maps[0].shape[:-3]
-        assert self.project.bias is not None
         grid = max(((m.shape[-2], m.shape[-1]) for m in features.maps), key=lambda size: size[0] * size[1])
         weights = torch.split(self.project.weight, list(self.in_channels), dim=1)
-        parts = [F.conv2d(m.flatten(0, -4).to(w.dtype), w) for m, w in zip(features.maps, weights, strict=True)]
-        total = self.project.bias[:, None, None] + sum(upsample(part, grid) for part in parts)
-        total = F.relu(total) if self.rectify else total
+        biases = [self.project.bias] + [None] * (len(weights) - 1)
+        parts = zip(features.maps, weights, biases, strict=True)
+        total, *others = (upsample(F.conv2d(m.flatten(0, -4).to(w.dtype), w, b), grid) for m, w, b in parts)
+        for other in others:  # in place, like the rest: these maps are as large as any of the encoder
+            total += other
+        total = F.relu_(total) if self.rectify else total
         return Features((total.reshape(*leading, *total.shape[1:]),), features.image_size)
 
 

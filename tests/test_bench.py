@@ -1,0 +1,116 @@
+"""The two speed benchmarks run, write their record and fail exactly where a rate is too low."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from fewseg.datasets.voc import LISTS, write_label
+
+
+def script(name):
+    """A script of experiments/ as a module."""
+    path = Path(__file__).parents[1] / "experiments" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def threads():
+    """bench_data limits the threads of its process; other tests keep theirs."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    yield
+    torch.set_num_threads(before[0])
+    cv2.setNumThreads(before[1])
+
+
+@pytest.fixture
+def small_voc400(tmp_path, monkeypatch):
+    """$FEWSEG_DATA with six images in the layout of voc400, each showing all classes that fold 0 trains on."""
+    root = tmp_path / "data" / "voc400"
+    for folder in ("JPEGImages", "SegmentationClass", LISTS):
+        (root / folder).mkdir(parents=True)
+    names = [f"image{i}" for i in range(6)]
+    label = np.repeat(np.arange(5, 21, dtype=np.uint8) * (np.arange(16) > 0), 4)[None].repeat(48, 0)  # (48, 64)
+    for i, name in enumerate(names):
+        cv2.imwrite(str(root / "JPEGImages" / f"{name}.jpg"), np.full((48, 64, 3), 40 * i, np.uint8))
+        write_label(root / "SegmentationClass" / f"{name}.png", label)
+    for split in ("train", "val"):
+        (root / LISTS / f"{split}.txt").write_text("\n".join(names) + "\n")
+    monkeypatch.setenv("FEWSEG_DATA", str(root.parent))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_bench_data(small_voc400, threads, tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    status = script("bench_data").main(["--images", "32", "--rounds", "2", "--workers", "1", "--out", str(out)])
+    record = json.loads(out.read_text())
+    assert [row["augmentation"] for row in record["rows"]] == ["none", "flip", "full"]
+    assert all(row["images_per_second"] > 0 and len(row["ratios"]) == 2 for row in record["rows"])
+    assert status == any(script("bench_data").missed(row) for row in record["rows"])
+    assert "images/s" in capsys.readouterr().out
+
+
+def test_bench_data_compares_the_same_images(small_voc400):
+    bench = script("bench_data")
+    dataset = bench.Voc400()
+    (images, labels), *_ = bench.plain(dataset, 1, 0)
+    batch = next(iter(bench.ours(dataset, "none", 1, 0)))
+    assert torch.equal(images[:, : bench.N_SHOT], batch.support_images)
+    assert torch.equal(images[:, bench.N_SHOT], batch.query_images)
+    for label, mask, spec in zip(labels[:, bench.N_SHOT], batch.query_masks, batch.specs, strict=True):
+        assert torch.equal(label == spec.class_id, mask == 1)
+
+
+def test_bench_data_without_data(tmp_path, monkeypatch, threads, capsys):
+    monkeypatch.setenv("FEWSEG_DATA", str(tmp_path))
+    assert script("bench_data").main(["--out", str(tmp_path / "bench.json")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("ratio", "threshold", "missed"), [(0.84, 0.85, True), (0.85, 0.85, False), (0, None, False)])
+def test_bench_data_threshold(ratio, threshold, missed):
+    assert script("bench_data").missed({"ratio": ratio, "threshold": threshold}) == missed
+
+
+def test_bench_train(tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    bench = script("bench_train")
+    options = ["--size", "32", "--batch-size", "2", "--repeats", "1", "--encoders", "tiny", "--out", str(out)]
+    status = bench.main(options)
+    record = json.loads(out.read_text())
+    assert {row["method"] for row in record["rows"]} == {"FgBg", "GuidedNet", "PANet"}
+    assert all(min(row["milliseconds_per_episode"].values()) > 0 for row in record["rows"])
+    assert status == any(bench.missed(row) for row in record["rows"])
+    assert "loop/step" in capsys.readouterr().out
+    assert bench.main([*options[:-1], str(out), "--methods", "Guided"]) == 2
+    assert "Guided" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("method", "encoder", "missed"),
+    [
+        ("GuidedNet", "resnet18", ["encoder_over_step", "loop_over_step"]),
+        ("GuidedNet", "tiny", ["loop_over_step"]),
+        ("PANet", "resnet18", []),
+    ],
+)
+def test_bench_train_threshold(method, encoder, missed):
+    row = {"method": method, "encoder": encoder, "encoder_over_step": 0.84, "loop_over_step": 0.99}
+    assert script("bench_train").missed(row) == missed
+    assert not script("bench_train").missed({**row, "encoder_over_step": 0.85, "loop_over_step": 1.0})
+
+
+def test_a_single_episode_of_a_batch():
+    bench = script("bench_train")
+    batch = bench.noise(3, 16, torch.device("cpu"))
+    one = bench.single(batch, 2)
+    assert len(one) == 1
+    assert torch.equal(one.query_images[0], batch.query_images[2])
+    assert torch.equal(one.support_annotations[0], batch.support_annotations[2])
