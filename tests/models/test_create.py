@@ -135,3 +135,4 @@ def test_load_does_not_look_for_the_weights_that_training_started_from(tmp_path)
     folder = fewseg.create_model("PANet", encoder="tiny", width=8, weights=str(weights)).save(tmp_path / "saved")
     weights.unlink()
     assert fewseg.load_model(folder).hparams.weights is None
+    assert str(tmp_path) not in (folder / "config.json").read_text(), "a saved model names a folder of its machine"

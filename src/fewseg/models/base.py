@@ -165,6 +165,8 @@ class FewShotSegmentor(pl.LightningModule):
         folder.mkdir(parents=True, exist_ok=True)
         save_state(self.network, folder / "model.safetensors")
         hyper = {k: v for k, v in self.hparams.items() if not k.startswith("_")}
+        if hyper.get("weights"):
+            hyper["weights"] = Path(hyper["weights"]).name  # what it started from, not where that lay
         encoder = getattr(self.network, "encoder", None)
         config = {
             "method": type(self).__name__,
