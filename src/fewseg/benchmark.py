@@ -28,6 +28,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
+import pandas as pd
 import yaml
 from tqdm import tqdm
 
@@ -557,8 +558,7 @@ def evaluate(run: Run, out: Path) -> Config:
     folder = out / run.id
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    results.write_rows(folder / "episodes.parquet", module.rows)
-    frame = results.read_rows(folder / "episodes.parquet")
+    frame = pd.DataFrame(module.rows)
     trained = results.read_metrics(out / "trainings" / one.id)
     assert trained is not None
     figures = {
