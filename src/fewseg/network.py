@@ -27,6 +27,7 @@ class SegmentorNetwork(nn.Module):
     order_invariant: ClassVar[bool] = True  # the order of shots does not matter
     trainable: ClassVar[bool] = True  # has parameters that learn from episodes
     cacheable: ClassVar[bool] = True  # works on cached Features of a frozen encoder
+    early: ClassVar[bool] = False  # sees supports and annotations together: encode_support keeps the images
     shared_encoder: ClassVar[bool] = True  # support and query features come from one encoder
     exportable: ClassVar[bool] = True  # torch.export traces its verbs
     min_size: ClassVar[int] = 1  # smallest image side in pixels
@@ -62,6 +63,16 @@ class SegmentorNetwork(nn.Module):
                 optimises them; read only where ``uses_clicks``.
         """
         raise TypeError(f"{type(self).__name__} must define segment()")
+
+    def represent(self, guidance: Any) -> Tensor | None:
+        """Z as one vector an episode, (B, D): what the diagnosis of guidance measures; None where there is none.
+
+        By default the guidance itself, or the first field of a NamedTuple, flattened.
+        """
+        if not self.uses_support:
+            return None
+        z: Tensor = guidance[0] if isinstance(guidance, tuple) else guidance
+        return z.flatten(1)
 
     def segment_to(self, point: str, features: Features, guidance: Any, clicks: Tensor | None = None) -> Any:
         """The hidden value at an insertion point; ``segment == segment_from(p, segment_to(p, ...), ...)``."""

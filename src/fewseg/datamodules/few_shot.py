@@ -118,10 +118,11 @@ class _Assembler:
         self.label: Callable[[str], Map] = _Memory(dataset.label, limit) if cache == "features" else dataset.label
         self.folder: Path | None = None
         self.features: FeatureCache | None = None
+        self.cached_supports = False
 
-    def use_features(self, folder: Path) -> None:
-        """From now on the features in a folder stand in for images."""
-        self.folder, self.features = folder, FeatureCache(folder)
+    def use_features(self, folder: Path, supports: bool) -> None:
+        """From now on the features in a folder stand in for queries and, where asked, for supports."""
+        self.folder, self.features, self.cached_supports = folder, FeatureCache(folder), supports
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "features": None}  # its memory maps would be copied in full
@@ -129,7 +130,7 @@ class _Assembler:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self.folder is not None:
-            self.use_features(self.folder)
+            self.use_features(self.folder, self.cached_supports)
 
     def canvas(self, image_id: str) -> npt.NDArray[np.uint8]:
         """The image at network size, (H, W, 3) uint8."""
@@ -139,7 +140,7 @@ class _Assembler:
         """One episode at network size: training draws points and augments, evaluation does what the spec says."""
         supports, annotations = [], []
         for shot, image_id in enumerate(spec.support_ids):
-            image, label = self._read(image_id)
+            image, label = self._read(image_id, self.cached_supports)
             part = self.protocol.training if training else self.protocol.evaluation
             dense = annotation_map(label, spec.class_id, part.support_void)
             points = None if spec.points is None else [point[1:] for point in spec.points if point.shot == shot]
@@ -150,7 +151,7 @@ class _Assembler:
             support, annotation = self._place(image_id, image, dense, points, seed, training)
             supports.append(support)
             annotations.append(annotation)
-        image, label = self._read(spec.query_id)
+        image, label = self._read(spec.query_id, self.features is not None)
         target: Map | None = None
         if training:
             mask, frame = self._training_mask(label, spec), frame_of(label.shape, self.size, self.resize)
@@ -160,9 +161,9 @@ class _Assembler:
         query, mask = self._place(spec.query_id, image, mask, None, spec.seed, training)
         return _Sample(supports, annotations, query, mask, target, frame, spec)
 
-    def _read(self, image_id: str) -> tuple[npt.NDArray[np.uint8] | None, Map]:
+    def _read(self, image_id: str, cached: bool) -> tuple[npt.NDArray[np.uint8] | None, Map]:
         """Image and label map; no image where cached features stand in for it."""
-        if self.features is not None:
+        if cached:
             return None, self.label(image_id)
         image, label = self.pair(image_id)
         return image, label
@@ -187,7 +188,10 @@ class _Assembler:
         out = augment(canvas, fitted, moved, seed)
         annotation = draw_map(out.points, size) if fitted is None else out.label_map
         assert annotation is not None
-        return out.image if self.features is None else self.features.read(image_id, out.flipped), annotation
+        if image is None:
+            assert self.features is not None
+            return self.features.read(image_id, out.flipped), annotation
+        return out.image, annotation
 
     def _training_mask(self, label: Map, spec: EpisodeSpec) -> Map:
         """What a training query's mask holds, see ``train_masks``."""
@@ -334,7 +338,8 @@ class FewShotDataModule(pl.LightningDataModule):
         stamp = self.dataset.image_stamp(ids)
         key = f"{self.dataset.index().fingerprint} {stamp} {self.size} {self.resize}"
         device = self.trainer.strategy.root_device
-        self.assembler.use_features(build(encoder, ids, self.assembler.canvas, key, device))
+        folder = build(encoder, ids, self.assembler.canvas, key, device)
+        self.assembler.use_features(folder, supports=not network.early)
 
     def train_dataloader(self) -> DataLoader[EpisodeBatch]:
         """Batches from the restored step to the last."""
@@ -481,8 +486,8 @@ def collate(samples: Sequence[_Sample], image_size: tuple[int, int]) -> EpisodeB
     n, shots = len(samples), len(samples[0].supports)
     supports, queries = [support for s in samples for support in s.supports], [s.query for s in samples]
     maps = [*(annotation for s in samples for annotation in s.annotations), *(s.mask for s in samples)]
-    cached = isinstance(queries[0], tuple)
-    images = [] if cached else supports + queries
+    pictures = [0 if isinstance((part or [()])[0], tuple) else len(part) for part in (supports, queries)]
+    images = [*supports[: pictures[0]], *queries[: pictures[1]]]
     n_pixels = image_size[0] * image_size[1]
     block = _block((3 * len(images) + len(maps)) * n_pixels)
     pixels = block[: 3 * len(images) * n_pixels].view(len(images), 3, *image_size)
@@ -493,11 +498,11 @@ def collate(samples: Sequence[_Sample], image_size: tuple[int, int]) -> EpisodeB
     return EpisodeBatch(
         support_images=(
             _features(supports, (n, shots), image_size)
-            if cached and shots
-            else pixels[: n * shots].view(n, shots, 3, *image_size)
+            if shots and not pictures[0]
+            else pixels[: pictures[0]].view(n, shots, 3, *image_size)
         ),
         support_annotations=labels[: n * shots].view(n, shots, *image_size),
-        query_images=_features(queries, (n,), image_size) if cached else pixels[n * shots :],
+        query_images=pixels[pictures[0] :] if pictures[1] else _features(queries, (n,), image_size),
         query_clicks=torch.zeros(n, 0, 3, dtype=torch.int32),
         query_masks=labels[n * shots :],
         targets=tuple(None if s.target is None else torch.from_numpy(s.target) for s in samples),

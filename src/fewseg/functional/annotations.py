@@ -46,6 +46,22 @@ def annotated(annotations: Tensor) -> Tensor:
     return torch.stack([(annotations == label).flatten(1).any(1) for label in (NEGATIVE, POSITIVE)], 1)
 
 
+def indicators(annotations: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Annotation maps as the two channels that early fusion reads: negative, then positive.
+
+    Args:
+        annotations: (B, K, H, W) integers: 0 negative, 1 positive, 255 unknown.
+        dtype: of the result.
+
+    Returns:
+        (B, K, 2, H, W) of 0 and 1; unknown pixels are 0 in both channels.
+
+    >>> indicators(torch.tensor([[[[0, 1, 255]]]])).flatten()
+    tensor([1., 0., 0., 0., 1., 0.])
+    """
+    return torch.stack([annotations == NEGATIVE, annotations == POSITIVE], 2).to(dtype)
+
+
 def silence(logits: Tensor, positive: Tensor) -> Tensor:
     """All background where nothing positive was annotated: nobody said what to look for.
 

@@ -143,10 +143,11 @@ class FewShotSegmentor(pl.LightningModule):
         return evaluation.masks(batch, prediction)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The encoder learns with ``lr * encoder_lr_factor``, everything else with ``lr``."""
-        encoder = [p for n, p in self.network.named_parameters() if n.startswith("encoder.") and p.requires_grad]
-        rest = [p for n, p in self.network.named_parameters() if not n.startswith("encoder.") and p.requires_grad]
-        groups = [{"params": encoder, "lr": self.lr * self.encoder_lr_factor}, {"params": rest, "lr": self.lr}]
+        """Encoders learn with ``lr * encoder_lr_factor``, everything else with ``lr``."""
+        trained = [(n.split(".")[0], p) for n, p in self.network.named_parameters() if p.requires_grad]
+        encoders = [p for part, p in trained if part.endswith("encoder")]
+        rest = [p for part, p in trained if not part.endswith("encoder")]
+        groups = [{"params": encoders, "lr": self.lr * self.encoder_lr_factor}, {"params": rest, "lr": self.lr}]
         return [group for group in groups if group["params"]]
 
     def configure_optimizers(self) -> Any:
