@@ -26,6 +26,16 @@ benchmark: $(INSTALLED)  ## compare the methods on the generated data set: repor
 benchmark-voc400: $(INSTALLED)  ## the same on real images (needs FEWSEG_DATA): report in runs/voc400
 	$(BIN)/fewseg benchmark experiments/benchmarks/voc400.yaml --out runs/voc400
 
+benchmark-shapes-zoo: $(INSTALLED)  ## every class of the zoo on the generated data set: report in runs/shapes-zoo
+	$(BIN)/fewseg benchmark experiments/benchmarks/shapes-zoo.yaml --out runs/shapes-zoo
+
+benchmark-voc400-zoo: $(INSTALLED)  ## the same on real images (needs FEWSEG_DATA): report in runs/voc400-zoo
+	$(BIN)/fewseg benchmark experiments/benchmarks/voc400-zoo.yaml --out runs/voc400-zoo
+
+benchmark-ablations: $(INSTALLED)  ## one choice of a method changed at a time: reports in runs/ablations-*
+	$(BIN)/fewseg benchmark experiments/benchmarks/ablations-guided.yaml --out runs/ablations-guided
+	$(BIN)/fewseg benchmark experiments/benchmarks/ablations-sgone.yaml --out runs/ablations-sgone
+
 test: $(INSTALLED)  ## run the tests
 	$(BIN)/python -m pytest
 

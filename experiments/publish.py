@@ -1,14 +1,18 @@
 """Publishes a finished benchmark: its summary goes to experiments/results, its table into the README.
 
     python experiments/publish.py runs/shapes shapes "make benchmark" --picture docs/pictures/episodes.png
+    python experiments/publish.py --pages
 
-The README keeps, between `<!-- NAME -->` and `<!-- /NAME -->`, what this command wrote there.
+The README keeps, between `<!-- NAME -->` and `<!-- /NAME -->`, what this command wrote there. The pages of the methods
+keep, between `<!-- results:CLASS -->` and `<!-- /results:CLASS -->`, the papers' numbers and ours.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +20,38 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from fewseg.results import amount, cells, leaderboard, summarise, training_notes, write_json, write_text
+from fewseg import published
+from fewseg.results import (
+    Line,
+    amount,
+    cells,
+    leaderboard,
+    markdown,
+    summarise,
+    training_notes,
+    write_json,
+    write_text,
+)
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).resolve().parents[1]
 SHOWN = {"config", "K", "P", "mIoU", "95 % interval", "FB-IoU", "positive IU", "s/episode", "note"}
+MARKED = re.compile(r"<!-- results:(\w+) -->\n.*?<!-- /results:\1 -->", re.DOTALL)
 
 
-def table(rows: list[dict[str, Any]], out: Path) -> str:
-    """The leaderboard's main columns at the fewest and the most annotated pixels, in markdown."""
-    found = leaderboard(rows, out)
+def table(found: Sequence[Line]) -> str:
+    """The leaderboard's main columns at the fewest and the most images and annotated pixels, in markdown."""
     ends = {min(amount(line.n_points) for line in found), max(amount(line.n_points) for line in found)}
-    heads, body = cells([line for line in found if amount(line.n_points) in ends])
+    shots = {min(line.n_shot for line in found), max(line.n_shot for line in found)}
+    heads, body = cells([line for line in found if amount(line.n_points) in ends and line.n_shot in shots])
     kept = [i for i, head in enumerate(heads) if head in SHOWN]
-    lines = [[row[i] for i in kept] for row in (heads, ["---"] * len(heads), *body)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    head, *lines = [[row[i] for i in kept] for row in (heads, *body)]
+    return markdown(head, lines)
 
 
-def mosaic(rows: list[dict[str, Any]], out: Path) -> npt.NDArray[np.uint8]:
+def mosaic(rows: list[dict[str, Any]], out: Path, configs: Sequence[str]) -> npt.NDArray[np.uint8]:
     """The median episodes of fold 0, one row a method, (H, W, 3) uint8 BGR."""
     strips = []
-    for config in ("guided", "panet", "fgbg"):
+    for config in configs:
         row = next(r for r in rows if r["config"] == config and r["fold"] == 0 and r["n_points"] is None)
         strips.append(cv2.imread(str(next((out / row["run"] / "pictures").glob("median-*.png")))))
     width = max(strip.shape[1] for strip in strips)
@@ -44,41 +60,164 @@ def mosaic(rows: list[dict[str, Any]], out: Path) -> npt.NDArray[np.uint8]:
     return np.vstack(padded)[:-8]
 
 
-def main() -> None:
-    """Writes experiments/results/NAME.json and NAME.md, and the README's table of that name."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="the benchmark's folder")
-    parser.add_argument("name", help="of the published result")
-    parser.add_argument("command", help="what regenerates it")
-    parser.add_argument("--picture", type=Path, help="also write the median episodes of fold 0 as a PNG")
-    options = parser.parse_args()
-    rows = summarise(options.out)
+def publish(
+    out: Path, name: str, command: str, root: Path = ROOT, picture: Path | None = None, pictured: Sequence[str] = ()
+) -> int:
+    """Writes experiments/results/NAME.json and NAME.md, the entry in index.json and the README's table of that name.
+
+    Args:
+        out: the benchmark's folder.
+        name: of the published result.
+        command: what regenerates it.
+        root: of the project.
+        picture: also write the median episodes of fold 0 as a PNG.
+        pictured: the configurations in that picture, from top to bottom.
+
+    Returns:
+        the number of runs.
+    """
+    rows = summarise(out)
     first = rows[0]
     devices = ", ".join(sorted({str(row["device"]) for row in rows}))
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
     folds = sorted({row["fold"] for row in rows})
     facts = [
-        f"Regenerate with `{options.command}`.",
+        f"Regenerate with `{command}`.",
         *(f"Training: {note}." for note in training_notes(rows)),
         f"{first['n_episodes']} episodes a fold, protocol {first['protocol']}, folds {folds}; "
         "the interval resamples query images and does not hold the variation of training.",
         f"Measured on {devices}; {versions}.",
     ]
-    more = f"All settings and folds: [{options.name}.md](experiments/results/{options.name}.md)."
-    body = f"{table(rows, options.out)}\n\n" + "\n".join([*facts, more])
-    write_json(HERE / "results" / f"{options.name}.json", rows)
-    summary = (options.out / "summary.md").read_text()
-    write_text(HERE / "results" / f"{options.name}.md", summary + "\n" + "\n".join([facts[0], *facts[-2:]]) + "\n")
-    if options.picture:
-        options.picture.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(options.picture), mosaic(rows, options.out))
-    readme = HERE.parent / "README.md"
-    text = readme.read_text()
-    start, end = f"<!-- {options.name} -->", f"<!-- /{options.name} -->"
+    more = f"All settings and folds: [{name}.md](experiments/results/{name}.md)."
+    lines = leaderboard(rows, out)
+    body = f"{table(lines)}\n\n" + "\n".join([*facts, more])
+    results = root / "experiments" / "results"
+    write_json(results / f"{name}.json", rows)
+    summary = (out / "summary.md").read_text(encoding="utf-8")
+    write_text(results / f"{name}.md", summary + "\n" + "\n".join([facts[0], *facts[-2:]]) + "\n")
+    # the rows that the interval of a mean is made from are not published, so the interval is
+    intervals = [
+        {"config": x.config, "protocol": x.protocol, "n_shot": x.n_shot, "ci95": [round(v, 4) for v in x.ci95]}
+        for x in lines
+        if x.n_points is None and x.ci95
+    ]
+    write_json(results / "index.json", index(root) | {name: {"command": command, "dense_intervals": intervals}})
+    if picture:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(picture), mosaic(rows, out, pictured))
+    readme = root / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if start in text and end in text:
         before, after = text.split(start)[0], text.split(end)[1]
         write_text(readme, f"{before}{start}\n{body}\n{end}{after}")
-    print(json.dumps({"runs": len(rows), "results": f"experiments/results/{options.name}.json"}))
+    return len(rows)
+
+
+def index(root: Path = ROOT) -> dict[str, dict[str, Any]]:
+    """The published benchmarks: what regenerates each, and the intervals of its means with dense annotation."""
+    path = root / "experiments" / "results" / "index.json"
+    content: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return content
+
+
+def pages(root: Path = ROOT) -> dict[Path, str]:
+    """The pages of the methods as they should be: the papers' numbers and ours written between their marks."""
+    benchmarks = []
+    for name, entry in index(root).items():
+        rows = json.loads((root / "experiments" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        benchmarks.append((name, entry, [line for line in leaderboard(rows) if line.n_points is None]))
+    found = {}
+    for path in sorted((root / "docs" / "methods").glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        if MARKED.search(text):
+            found[path] = MARKED.sub(lambda mark: _between(mark[1], benchmarks), text)
+    return found
+
+
+def _between(method: str, benchmarks: Sequence[tuple[str, dict[str, Any], list[Line]]]) -> str:
+    """The marked part of a page: one table with the papers' numbers first, and where all of them come from."""
+    heads = ["whose", "data", "metric", "K", *(f"fold {i}" for i in range(4)), "mean", "95 % interval", "about"]
+    known = published.of(method)
+    body = [_paper_line(row) for row in known]
+    sources = []
+    if known:
+        sources.append(f"- The papers' numbers: {'; '.join(dict.fromkeys(row.source for row in known))}.")
+    measured: list[str] = []
+    for name, entry, lines in benchmarks:
+        own = [line for line in lines if line.method == method and line.n_shot in (1, 5) and line.miou is not None]
+        body += [_own_line(line, name, entry) for line in own]
+        measured += [line.dataset for line in own]
+        if own:
+            where = f"[{name}.md](../../experiments/results/{name}.md)"
+            how = f"regenerate with `{entry['command']}`"
+            sources.append(f"- {own[0].dataset}: {where}, protocol {_listed(x.protocol for x in own)}, {how}.")
+    if not body:
+        told = "There is no committed number of this method yet, and no paper's number to set beside it."
+    else:
+        told = f"{_told(bool(known), measured)}\n\n{markdown(heads, body)}\n\n" + "\n".join(sources)
+    return f"<!-- results:{method} -->\n\n{told}\n\n<!-- /results:{method} -->"
+
+
+def _told(has_known: bool, measured: Sequence[str]) -> str:
+    told = "All figures in percent."
+    if has_known:
+        told += " The papers' are as printed."
+    if not measured:
+        return told + " There is no committed number of ours yet."
+    told += " Ours are mIoU with dense annotations; the interval resamples query images."
+    others = [name for name in dict.fromkeys(measured) if name != "pascal5i"]
+    if has_known and others:
+        told += (
+            f" Ours on {' and '.join(others)} are of other data than PASCAL-5i, with other encoders and budgets: they "
+            "stand beside the papers' numbers and **do not compare** with them."
+        )
+    return told
+
+
+def _paper_line(row: published.Published) -> list[str]:
+    folds = [""] * 4 if row.folds is None else [f"{value:g}" if value % 1 else f"{value:.1f}" for value in row.folds]
+    mean = f"{row.mean:g}" if row.mean % 1 else f"{row.mean:.1f}"
+    about = "; ".join(filter(None, (row.place, row.setting, row.caveat)))
+    return [f"paper: {row.method}", row.dataset, row.metric, str(row.n_shot), *folds, mean, "", about]
+
+
+def _own_line(line: Line, name: str, entry: dict[str, Any]) -> list[str]:
+    here = (line.config, line.protocol, line.n_shot)
+    interval = next(
+        (e["ci95"] for e in entry["dense_intervals"] if (e["config"], e["protocol"], e["n_shot"]) == here), None
+    )
+    shown = "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
+    folds = [f"{100 * line.folds[i]:.1f}" if i in line.folds else "" for i in range(4)]
+    mean = f"{100 * (line.miou or 0.0):.1f}"
+    data = line.dataset if name == line.dataset else f"{line.dataset} ({name})"
+    return [f"ours: {line.config}", data, "mIoU", str(line.n_shot), *folds, mean, shown, line.note]
+
+
+def _listed(values: Any) -> str:
+    return ", ".join(dict.fromkeys(map(str, values)))
+
+
+def main() -> None:
+    """Publishes one benchmark, or brings the pages of the methods up to date."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, nargs="?", help="the benchmark's folder")
+    parser.add_argument("name", nargs="?", help="of the published result")
+    parser.add_argument("command", nargs="?", help="what regenerates it")
+    parser.add_argument("--picture", type=Path, help="also write the median episodes of fold 0 as a PNG")
+    parser.add_argument("--pictured", nargs="+", default=["guided", "panet", "fgbg"], help="configurations in it")
+    parser.add_argument("--pages", action="store_true", help="write the numbers into the pages of the methods")
+    options = parser.parse_args()
+    if options.command is None and (options.out is not None or not options.pages):
+        parser.error("give the benchmark's folder, a name and a command, or --pages, or both")
+    if options.command is not None:
+        count = publish(options.out, options.name, options.command, ROOT, options.picture, options.pictured)
+        print(json.dumps({"runs": count, "results": f"experiments/results/{options.name}.json"}))
+    if options.pages:
+        for path, text in pages().items():
+            if text != path.read_text(encoding="utf-8"):
+                write_text(path, text)
+                print(path.relative_to(ROOT))
 
 
 if __name__ == "__main__":

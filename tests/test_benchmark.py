@@ -16,6 +16,7 @@ from fewseg import benchmark, results
 from fewseg.errors import FewsegError
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+CONF = Path(__file__).parent / "conf"
 SMALL = {"class_path": "Shapes5i", "init_args": {"n_train": 300, "n_val": 80}}
 VOLATILE = {"device", "versions", "run"}
 
@@ -212,3 +213,31 @@ def test_a_failing_training_is_reported_and_the_others_go_on(grid, tmp_path, cap
     assert "output_stride: got 3" in said.err
     rows = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert [row["config"] for row in rows] == ["fgbg"]
+
+
+def test_a_method_of_somebody_else_is_compared_by_its_import_path(grid, tmp_path):
+    methods = {"toy": str(CONF / "toy.yaml"), "fgbg": "fgbg.yaml"}
+    small = {"max_steps": 3, "batch_size": 2}
+    path = changed(grid, methods=methods, pretraining=None, folds=[0], shots=[1], training=small, compare="fgbg")
+    assert benchmark.execute(path, tmp_path / "out", workers=1) == 0
+    rows = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert {(row["config"], row["method"]) for row in rows} == {("toy", "Toy"), ("fgbg", "FgBg")}
+
+
+def test_a_method_may_have_a_budget_of_its_own(grid):
+    methods = {"guided": {"config": "guided.yaml", "training": {"max_steps": 7}}, "fgbg": "fgbg.yaml"}
+    steps = {one.name: one.max_steps for one in benchmark.plan(changed(grid, methods=methods)).trainings}
+    assert steps == {"guided": 7, "fgbg": 30}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"compare": "panet"}, "compare: got panet, expected one of fgbg, guided; name the method"),
+        ({"methods": {"fgbg": {"config": "fgbg.yaml", "training": {"steps": 7}}}}, "methods.fgbg.training.steps"),
+        ({"methods": {"fgbg": {"config": "fgbg.yaml", "training": {"max_steps": -7}}}}, "training.max_steps: got -7"),
+    ],
+)
+def test_wrong_comparisons_and_budgets_are_named(grid, change, message):
+    with pytest.raises(FewsegError, match=message):
+        benchmark.plan(changed(grid, **change))

@@ -1,68 +1,26 @@
 """What every method must do: one set of checks, chosen by what a network says of itself, never by its name.
 
-A new method passes through all of this once it is in ``fewseg.models.__all__``. ``Toy`` below is a whole method, with
-its network and its LightningModule, and runs through the same checks: a method costs one file.
+A new method passes through all of this once it is in ``fewseg.models.__all__``. ``Toy`` in toy.py is a whole method,
+with its network and its LightningModule, and runs through the same checks: a method costs one file.
 """
 
 import dataclasses
 import json
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fewseg
 from fewseg import cli
-from fewseg.episode import POSITIVE, Box, EpisodeBatch, EpisodeSpec, Features, Frame
+from fewseg.episode import Box, EpisodeBatch, EpisodeSpec, Features, Frame
 from fewseg.errors import FewsegError
-from fewseg.functional.annotations import annotated, silence, weights_of
-from fewseg.functional.geometry import upsample
-from fewseg.functional.pooling import masked_mean
-from fewseg.models.base import FewShotSegmentor
 from fewseg.modules.encoders import Encoder
-from fewseg.network import SegmentorNetwork
+from toy import Toy, ToyNetwork
 
 torch.set_num_threads(1)
-
-
-# ---------------------------------------------------------------------------------------------- a method, in one file
-
-
-class Means(NamedTuple):
-    """means (B, 2, C) of negative and positive features, annotated (B, 2) bool: a guidance has a leading B."""
-
-    means: Tensor
-    annotated: Tensor
-
-
-class ToyNetwork(SegmentorNetwork):
-    """Every query cell takes the label whose mean support feature is nearer; the distance is scaled by a parameter."""
-
-    def __init__(self, encoder):
-        super().__init__()
-        self.encoder = encoder
-        self.scale = nn.Parameter(torch.tensor(1.0))
-
-    def guide(self, features, annotations):
-        maps = features.maps[0].to(self.scale.dtype)  # cached features come in half precision
-        weights = [weights_of(annotations, label, maps.shape[-2:]) for label in (0, 1)]
-        return Means(torch.stack([masked_mean(maps, w) for w in weights], 1), annotated(annotations))
-
-    def segment(self, features, guidance, clicks=None):
-        cells = features.maps[0].to(self.scale.dtype)[:, None]  # (B, 1, C, h, w)
-        distances = (cells - guidance.means[..., None, None]).square().sum(2)  # (B, 2, h, w)
-        return silence(upsample(-self.scale * distances, features.image_size), guidance.annotated[:, POSITIVE])
-
-
-class Toy(FewShotSegmentor):
-    """The module beside the network: its hyper-parameters, and nothing that the base class has already."""
-
-    def __init__(self, encoder: str = "tiny", freeze_encoder: bool = False, lr: float = 1e-3) -> None:
-        self.save_hyperparameters()
-        super().__init__(network=ToyNetwork(Encoder(encoder, taps=(1,), trainable=not freeze_encoder)), lr=lr)
 
 
 # ----------------------------------------------------------------------------------------------------- the methods
@@ -461,7 +419,7 @@ def test_a_person_segments_an_image(name):
 
 def command(name, folder, *more):
     return [
-        *("--model", f"{__name__}.Toy" if name == "Toy" else name, "--model.encoder", "tiny", "--data.dataset"),
+        *("--model", "toy.Toy" if name == "Toy" else name, "--model.encoder", "tiny", "--data.dataset"),
         *("Shapes5i", "--data.dataset.n_train", "120", "--data.dataset.n_val", "60", "--data.size", "48"),
         *("--data.n_episodes", "3", "--data.n_val_episodes", "0", "--data.batch_size", "2"),
         *("--trainer.max_steps", "2", "--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(folder)),

@@ -22,8 +22,9 @@ TINY = Path(__file__).parent / "conf" / "tiny.yaml"
 N_EPISODES = 7  # two does not divide it
 LIMIT = 240  # seconds; processes that wait for each other for ever shall fail the test, not stop it
 CODE = """
-import sys
+import dataclasses, sys
 from fewseg.cli import main
+from fewseg.protocols import PROTOCOLS, SGONE_MULTICLASS
 from fewseg.metrics import EpisodeIoU
 
 def refuse(*args, **options):
@@ -36,6 +37,12 @@ EpisodeIoU.sync = refuse
 for verb in ("test", "predict"):
     output = ["--trainer.default_root_dir", folder + "/" + verb]
     assert main([verb, *model, "--ckpt_path", folder + "/last.ckpt", *output]) == 0
+part = dataclasses.replace(SGONE_MULTICLASS.evaluation, min_cells=0)  # which no object in 96 pixels passes
+PROTOCOLS["sgone-multiclass"] = SGONE_MULTICLASS._replace(evaluation=part)
+groups = ["--data.protocol", "sgone-multiclass", "--data.n_episodes", "3", "--data.n_val_episodes", "0"]
+for verb in ("test", "predict"):
+    output = ["--trainer.default_root_dir", folder + "/groups-" + verb]
+    assert main([verb, *model, *groups, "--ckpt_path", folder + "/last.ckpt", *output]) == 0
 """
 
 
@@ -84,28 +91,37 @@ def only(folder, name):
 
 
 def test_rows_are_those_of_one_process(folders):
-    one, two = (pd.read_parquet(only(folders[n], "episodes.parquet")) for n in (1, 2))
+    one, two = (pd.read_parquet(only(folders[n] / "test", "episodes.parquet")) for n in (1, 2))
     assert two.episode.tolist() == list(range(N_EPISODES))
     untimed = [name for name in one.columns if not name.startswith("seconds")]
     pd.testing.assert_frame_equal(one[untimed], two[untimed])
 
 
+def test_groups_stay_whole_and_have_the_rows_of_one_process(folders):
+    one, two = (pd.read_parquet(only(folders[n] / "groups-test", "episodes.parquet")) for n in (1, 2))
+    assert two.episode.tolist() == list(range(15))
+    assert two.group.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    untimed = [name for name in one.columns if not name.startswith("seconds")]
+    pd.testing.assert_frame_equal(one[untimed], two[untimed])
+
+
 def test_figures_are_those_of_one_process(folders):
-    one, two = (json.loads(only(folders[n], "metrics.json").read_text()) for n in (1, 2))
+    one, two = (json.loads(only(folders[n] / "test", "metrics.json").read_text()) for n in (1, 2))
     timed = {name for name in one if name.startswith("seconds")}
     assert {k: v for k, v in one.items() if k not in timed} == {k: v for k, v in two.items() if k not in timed}
     assert (folders[2] / "printed.txt").read_text().count(f"over {N_EPISODES} episodes") == 1
 
 
-def test_predictions_are_those_of_one_process(folders):
-    tables = [only(folders[n] / "predict", "predictions.csv") for n in (1, 2)]
+@pytest.mark.parametrize(("verb", "episodes"), [("predict", N_EPISODES), ("groups-predict", 15)])
+def test_predictions_are_those_of_one_process(folders, verb, episodes):
+    tables = [only(folders[n] / verb, "predictions.csv") for n in (1, 2)]
     assert tables[0].read_text() == tables[1].read_text()
     lines = list(csv.DictReader(tables[1].read_text().splitlines()))
-    assert [int(line["episode"]) for line in lines] == list(range(N_EPISODES))
+    assert [int(line["episode"]) for line in lines] == list(range(episodes))
     for line in lines:
         one, two = (table.parent / line["file"] for table in tables)
         assert one.read_bytes() == two.read_bytes()
-    assert len(list(tables[1].parent.glob("*.png"))) == N_EPISODES
+    assert len(list(tables[1].parent.glob("*.png"))) == episodes
 
 
 def test_a_training_of_two_processes_leaves_one_model(folders):
@@ -118,7 +134,9 @@ def test_a_training_of_two_processes_leaves_one_model(folders):
 def test_more_processes_than_episodes_are_refused():
     data = FewShotDataModule(Shapes5i(n_train=120, n_val=60), n_episodes=2)
     data.trainer = SimpleNamespace(global_rank=0, world_size=3)
-    with pytest.raises(FewsegError, match=r"--trainer.devices: got 3, expected at most 2, one for each episode"):
+    with pytest.raises(
+        FewsegError, match=r"--trainer.devices: got 3, expected at most 2, one for each episode or group"
+    ):
         data.test_dataloader()
     data.trainer.world_size = 2
     assert len(data.test_dataloader().dataset) == 1

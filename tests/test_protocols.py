@@ -8,7 +8,7 @@ from fewseg.protocols import CLEAN, ORACLE, PROTOCOLS, get_protocol
 from fewseg.sampling import EpisodeList, TrainingSampler, evaluation_list, training_pool
 from test_sampling import ListedDataset
 
-NAMES = ["clean", "clean-mixed", "oracle", "oslsm", "sgone", "hsnet", "pfenet", "panet", "revolver"]
+NAMES = ["clean", "clean-mixed", "oracle", "oslsm", "sgone", "sgone-multiclass", "hsnet", "pfenet", "panet", "revolver"]
 
 
 def test_names():
@@ -23,7 +23,7 @@ def test_every_protocol_trains_and_tests_on_a_small_data_set(name):
     protocol, dataset = get_protocol(name), ListedDataset()
     for n_points in (2, *([] if name == "clean-mixed" else [None])):
         episodes = evaluation_list(dataset, protocol, 1, 1, n_points, 9)
-        assert len(episodes) == 9
+        assert len(episodes) == (18 if name == "sgone-multiclass" else 9)  # two classes a fold
         assert EpisodeList.from_text(episodes.text()) == episodes
         assert {s.class_id for s in episodes.specs} <= set(dataset.novel_classes(1))
         assert episodes.sha256 == evaluation_list(dataset, protocol, 1, 1, n_points, 9).sha256
@@ -50,11 +50,12 @@ def test_what_the_author_protocols_are_known_for():
     assert {n: p.seed for n, p in parts.items() if p.seed} == {
         "oslsm": 1385,
         "sgone": 1385,
+        "sgone-multiclass": 1385,
         "pfenet": 321,
         "panet": 1234,
         "revolver": 1337,
     }
-    assert {n for n, p in parts.items() if p.void == "background"} == {"oslsm", "sgone"}
+    assert {n for n, p in parts.items() if p.void == "background"} == {"oslsm", "sgone", "sgone-multiclass"}
     assert {n for n, p in parts.items() if p.support_may_equal_query} == {"revolver"}
     assert {n for n, p in parts.items() if p.supports_may_repeat} == {"hsnet", "revolver"}
     assert {n for n, p in parts.items() if p.scoring_size == "original"} == {
@@ -62,6 +63,7 @@ def test_what_the_author_protocols_are_known_for():
         "clean-mixed",
         "oracle",
         "sgone",
+        "sgone-multiclass",
         "revolver",
     }
 
@@ -76,6 +78,7 @@ def test_lists_are_the_same_on_every_platform_and_python():
         "oracle": "0df3f3b2b6087f75",
         "oslsm": "c816961e6b8a8cc8",
         "sgone": "c816961e6b8a8cc8",
+        "sgone-multiclass": "2339cceacd704833",
         "hsnet": "e1502c80e0dce71c",
         "pfenet": "ec919f214cc9eb93",
         "panet": "3b2f078a993324d3",

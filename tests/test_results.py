@@ -11,9 +11,11 @@ import pytest
 from fewseg import results
 from fewseg.episode import Row
 from fewseg.errors import FewsegError
-from fewseg.functional.iou import mean_iou
+from fewseg.functional.iou import bootstrap_ious, mean_iou
 from fewseg.results import (
     atomic,
+    compare,
+    comparison_table,
     content_id,
     finish_run,
     is_done,
@@ -318,3 +320,147 @@ def test_runs_of_an_earlier_grid_are_left_out(tmp_path):
     kept = next(row["run"] for row in results.collect(tmp_path) if row["config"] == "panet")
     write_json(tmp_path / "plan.json", {"n_folds": 4, "runs": [kept]})
     assert {row["config"] for row in summarise(tmp_path)} == {"panet"}
+
+
+def compared(out: Path, config: str, fold: int, gain: float, noise: float = 0.0, sha: str = "list", **extra) -> None:
+    """A run on the episode list that all configurations share; ``gain`` and ``noise`` move its hits."""
+    keys = {"fold": fold, "n_shot": 1, "n_points": None, "seed": 0, **extra}
+    shared, own = np.random.RandomState(fold), np.random.RandomState(99 + len(config) + fold)
+    rows = []
+    for i in range(60):
+        size, share = int(shared.randint(500, 1000)), 0.2 + 0.5 * shared.rand()
+        tp = int(size * np.clip(share + gain + noise * own.randn(), 0, 1))
+        rows.append(Row(i, f"q{shared.randint(20)}", "s", 2 * fold + 1 + i % 2, tp, 50, size - tp, 5000))
+    plain = {"method": "M", "config": config, "dataset": "d", "task": "semantic", "protocol": "clean"}
+    figures = score(pd.DataFrame(rows), NAMES, [2 * fold + 1, 2 * fold + 2])
+    where = out / content_id({"config": config, **keys})
+    finish_run(where, {}, rows, {**plain, "episode_list_sha256": f"{sha}{fold}", **figures, **keys})
+
+
+def test_a_steady_gain_is_separated_though_the_intervals_overlap(tmp_path):
+    for fold in (0, 1):
+        compared(tmp_path, "base", fold, 0.0)
+        compared(tmp_path, "better", fold, 0.02)
+        compared(tmp_path, "worse", fold, -0.02)
+        compared(tmp_path, "noisy", fold, 0.0, noise=0.1)
+        compared(tmp_path, "twin", fold, 0.0)
+    rows = summarise(tmp_path)
+    lines = {line.config: line for line in leaderboard(rows, tmp_path)}
+    found = {one.config: one for one in compare(rows, tmp_path, "base")}
+    assert {c: one.seen for c, one in found.items()} == {
+        "better": "above",
+        "worse": "below",
+        "noisy": "not separated",
+        "twin": "not separated",
+    }
+    assert lines["better"].ci95[0] < lines["base"].ci95[1]
+    assert found["twin"].difference == 0
+    assert found["twin"].ci95 == (0, 0)
+    for config, one in found.items():
+        assert one.miou == pytest.approx(lines[config].miou)
+        assert one.difference == pytest.approx(lines[config].miou - lines["base"].miou)
+        assert one.ci95[0] <= one.difference <= one.ci95[1]
+        assert one.note == ""
+
+
+def test_the_paired_interval_is_that_of_two_bootstraps_with_one_seed(tmp_path):
+    for fold in (0, 1):
+        compared(tmp_path, "base", fold, 0.0)
+        compared(tmp_path, "noisy", fold, 0.05, noise=0.1)
+    rows = summarise(tmp_path)
+    (one,) = compare(rows, tmp_path, "base")
+    means = {}
+    for config in ("base", "noisy"):
+        runs = [row for row in rows if row["config"] == config]
+        frame = pd.concat([read_rows(tmp_path / run["run"] / "episodes.parquet").assign(f=run["fold"]) for run in runs])
+        counts = (frame[name] for name in ("query", "class_id", "tp", "fp", "fn"))
+        means[config] = bootstrap_ious(*counts, stratum=frame["f"])[1].mean(axis=1)  # two classes in each fold
+    assert one.ci95 == pytest.approx(tuple(np.percentile(means["noisy"] - means["base"], (2.5, 97.5))))
+    (back,) = compare(rows, tmp_path, "noisy")
+    assert back.ci95 == pytest.approx((-one.ci95[1], -one.ci95[0]))
+
+
+def test_other_configurations_do_not_move_a_comparison(tmp_path):
+    for fold in (0, 1):
+        for config in ("base", "noisy"):
+            compared(tmp_path, config, fold, 0.0, noise=0.1 * (config == "noisy"))
+    (alone,) = compare(summarise(tmp_path), tmp_path, "base")
+    compared(tmp_path, "third", 0, 0.1)
+    among = compare(summarise(tmp_path), tmp_path, "base")
+    assert next(one for one in among if one.config == "noisy") == alone
+
+
+def test_what_cannot_be_compared_says_why(tmp_path):
+    for fold in (0, 1):
+        compared(tmp_path, "base", fold, 0.0)
+        compared(tmp_path, "other-list", fold, 0.1, sha="other" if fold else "list")
+    compared(tmp_path, "half", 1, 0.1)
+    compared(tmp_path, "other-seed", 0, 0.1, seed=7)
+    compared(tmp_path, "base", 0, 0.0, n_shot=5)
+    compared(tmp_path, "lonely", 0, 0.0, n_shot=2)
+    rows = summarise(tmp_path)
+    found = {one.config: one for one in compare(rows, tmp_path, "base")}
+    assert found.keys() == {"other-list", "half", "other-seed"}
+    assert found["other-list"].note == "not compared (different episode lists in fold 1)"
+    assert found["other-list"].difference is None
+    assert found["other-seed"].note == "not compared (no fold and seed in common)"
+    assert found["half"].note == "only what both have (fold/seed 1/0)"
+    assert found["half"].seen == "above"
+    base = next(row for row in rows if row["config"] == "base" and row["fold"] == 1)
+    half = next(row for row in rows if row["config"] == "half")
+    assert found["half"].difference == pytest.approx(half["miou"] - base["miou"])
+    text = comparison_table(rows, tmp_path, "base")
+    assert " ".join(text.splitlines()[0].split()) == "config K P mIoU minus base 95 % paired interval seen note"
+    assert "not compared (different episode lists" in text
+
+
+def test_without_rows_there_is_a_difference_and_no_interval(tmp_path):
+    for config in ("base", "other"):
+        compared(tmp_path, config, 0, 0.1 * (config == "other"))
+    rows = summarise(tmp_path)
+    (one,) = compare(rows, None, "base")
+    assert (one.ci95, one.seen, one.note) == (None, "", "no interval (episodes.parquet is missing)")
+    assert one.difference == pytest.approx(rows[1]["miou"] - rows[0]["miou"])
+    changed = [{**row, "miou": 0.123} if row["config"] == "other" else row for row in rows]
+    (one,) = compare(changed, tmp_path, "base")
+    assert (one.ci95, one.note) == (None, "no interval (rows give another mIoU)")
+
+
+def test_nothing_to_compare():
+    assert compare([], None, "base") == []
+    assert comparison_table([], None, None) == ""
+    common = {"method": "M", "dataset": "d", "task": "semantic", "protocol": "clean", "seed": 0, "fold": 0, "miou": 0.5}
+    row = {**common, "config": "a", "n_shot": 1, "n_points": None, "run": "r", "episode_list_sha256": "x"}
+    assert compare([row], None, "a") == []
+    assert compare([row], None, "b") == []
+    twice = [row, {**row, "config": "b"}, {**row, "config": "b"}]
+    assert compare(twice, None, "a")[0].note == "not compared (several runs of one fold and seed)"
+
+
+def test_a_benchmark_with_a_reference_writes_its_comparisons(tmp_path):
+    for fold in (0, 1):
+        compared(tmp_path, "base", fold, 0.0)
+        compared(tmp_path, "better", fold, 0.02)
+    plan = {"n_folds": 2, "runs": [path.name for path in tmp_path.iterdir()], "compare": {"reference": "base"}}
+    write_json(tmp_path / "plan.json", plan)
+    rows = summarise(tmp_path)
+    (one,) = json.loads((tmp_path / "comparisons.json").read_text())
+    assert (one["config"], one["reference"], one["seen"]) == ("better", "base", "above")
+    assert one["ci95"][0] > 0
+    text = (tmp_path / "summary.md").read_text()
+    assert "## Compared with base\n\n| config | K | P | mIoU | minus base | 95 % paired interval | seen |" in text
+    assert comparison_table(rows, tmp_path, results.reference_of(tmp_path)).splitlines()[1].endswith("above")
+    write_json(tmp_path / "plan.json", {**plan, "compare": None})
+    summarise(tmp_path)
+    assert not (tmp_path / "comparisons.json").exists()
+    assert "Compared with" not in (tmp_path / "summary.md").read_text()
+
+
+def test_shares_of_the_guidance_keep_their_digits():
+    common = {"method": "M", "config": "c", "dataset": "d", "task": "semantic", "protocol": "clean", "n_points": None}
+    row = {**common, "n_shot": 1, "miou": 0.5, "guidance_between": 0.25}
+    rows = [{**row, "fold": fold, "seed": 0, "guidance_within": value} for fold, value in ((0, 1e-4), (1, 3e-4))]
+    text = table(rows)
+    assert "z within  z between" in text
+    assert "0.0002    0.25" in text
+    assert "z within" not in table([{k: v for k, v in r.items() if not k.startswith("guidance")} for r in rows])

@@ -40,8 +40,9 @@ from fewseg.protocols import get_protocol
 from fewseg.sampling import frozen_list
 
 KEYS = {"data", "methods", "folds", "shots", "points", "seeds", "protocol", "n_episodes", "training", "pretraining"}
+KEYS |= {"compare"}
 TRAINING_KEYS = {"max_steps", "batch_size", "precision", "validations", "n_val_episodes"}
-METHOD_KEYS = {"config", "model", "data"}
+METHOD_KEYS = {"config", "model", "data", "training"}
 # these change speed, or belong to a run, or stand elsewhere in the identity
 UNHASHED_DATA = {"num_workers", "pin_memory", "eval_batch_size", "n_shot", "n_points", "n_episodes"}
 UNHASHED_DATA |= {"dataset", "protocol"}
@@ -166,6 +167,11 @@ def _list(path: Path, config: Config, key: str, default: list[Any]) -> list[Any]
     return value
 
 
+def _check_steps(where: str, budget: Config) -> None:
+    if not isinstance(budget.get("max_steps"), int) or budget["max_steps"] < 0:
+        raise FewsegError(where, budget.get("max_steps"), "a number of steps", "set it")
+
+
 def plan(path: Path) -> Plan:
     """Reads a benchmark file and lists what it asks for; imports no torch.
 
@@ -179,8 +185,7 @@ def plan(path: Path) -> Plan:
             raise FewsegError(f"{path}: {key}", "nothing", "an entry", f"add {key} (see experiments/benchmarks)")
     training = config["training"]
     _known(path, "training.", training, TRAINING_KEYS)
-    if not isinstance(training.get("max_steps"), int) or training["max_steps"] < 0:
-        raise FewsegError(f"{path}: training.max_steps", training.get("max_steps"), "a number of steps", "set it")
+    _check_steps(f"{path}: training.max_steps", training)
     shared = _inline(path, config["data"])
     if not isinstance(shared.get("data"), dict):
         raise FewsegError(f"{path}: data", "a config without the key data", "a data config", "see experiments/data")
@@ -188,6 +193,10 @@ def plan(path: Path) -> Plan:
         got = type(config["methods"]).__name__
         raise FewsegError(f"{path}: methods", got, "a mapping from names to model configs", "write name: file.yaml")
     dataset = _dataset(path, shared.get("data", {}))
+    reference = config.get("compare")
+    if reference is not None and reference not in config["methods"]:
+        remedy = "name the method that the others are compared with"
+        raise FewsegError(f"{path}: compare", reference, f"one of {', '.join(config['methods'])}", remedy)
     protocol = get_protocol(str(config.get("protocol", "clean")))
     folds = _list(path, config, "folds", list(range(dataset.n_folds)))
     fingerprint = dataset.index().fingerprint
@@ -196,6 +205,9 @@ def plan(path: Path) -> Plan:
     def make(name: str, entry: Any, fold: int, seed: int, budget: Config, pretraining: str | None) -> Training:
         entry = {"config": entry} if isinstance(entry, str) else dict(entry)
         _known(path, f"methods.{name}.", entry, METHOD_KEYS)
+        _known(path, f"methods.{name}.training.", entry.get("training", {}), TRAINING_KEYS)
+        budget = {**budget, **entry.get("training", {})}
+        _check_steps(f"{path}: methods.{name}.training.max_steps", budget)
         own = _inline(path, entry.get("config"))
         if not isinstance(own.get("model"), dict) or "class_path" not in own["model"]:
             where = f"{path}: methods.{name}"
@@ -305,10 +317,14 @@ def execute(path: Path, out: Path, workers: int | None = None) -> int:
     _check({r.training.id: r.training for r in todo}.values(), {p.id: p for p in grid.pretrainings})
     with _locked(out):
         results.write_text(out / "benchmark.yaml", yaml.safe_dump(self_contained(path), sort_keys=False))
-        results.write_json(out / "plan.json", {"n_folds": grid.n_folds, "runs": [run.id for run in grid.runs]})
+        reference = grid.config.get("compare")
+        about = {"n_folds": grid.n_folds, "runs": [run.id for run in grid.runs]}
+        results.write_json(out / "plan.json", {**about, "compare": reference and {"reference": reference}})
         failures = _run_all(grid, out, workers or len(_gpus()) or min(2, os.cpu_count() or 1))
         rows = results.summarise(out, grid.n_folds)
         print(results.table(rows, out, grid.n_folds) if rows else "no run finished")
+        if reference:
+            print(results.comparison_table(rows, out, reference))
         for note in results.training_notes(rows):
             print(f"training: {note}")
     for name, reason in failures.items():
@@ -326,7 +342,7 @@ def _check(trainings: Iterable[Training], pretrainings: Mapping[str, Training]) 
 
     for one in trainings:
         for part in filter(None, (pretrainings.get(one.pretraining or ""), one)):
-            check_arguments(class_named(part.method), part.config["model"].get("init_args", {}))
+            check_arguments(class_named(part.config["model"]["class_path"]), part.config["model"].get("init_args", {}))
             check_arguments(FewShotDataModule, part.config["data"])
             check_arguments(pl.Trainer, part.config["trainer"])
             data = FewShotDataModule(**{**part.config["data"], "dataset": _dataset(Path("data"), part.config["data"])})
@@ -481,7 +497,7 @@ def _build(one: Training, out: Path, **changes: Any) -> tuple[Any, Any, Callable
     init = dict(one.config["model"].get("init_args", {}))
     if one.pretraining:
         init["weights"] = str(out / "trainings" / one.pretraining / "checkpoint" / "model.safetensors")
-    module = build(one.method, init)
+    module = build(one.config["model"]["class_path"], init)
     data_config = {**one.config["data"], **changes}
     dataset = _dataset(out, data_config)
     try:
@@ -576,12 +592,13 @@ def evaluate(run: Run, out: Path) -> Config:
         "pretraining": one.pretraining,
         "episode_list_sha256": data.episode_list().sha256,
         **results.score(frame, data.dataset.class_names, data.scored_classes(), data.evaluation_part.runs),
+        **module.guidance_figures,
         **{k: trained[k] for k in ("n_parameters", "n_trained_parameters", "seconds_train")},
         "seconds_evaluation": round(time.perf_counter() - started, 2),
         "eval_batch_size": data.eval_batch_size,
         "n_folds": data.dataset.n_folds,
         "max_steps": one.max_steps,
-        "training_note": one.note,
+        "training_note": one.note if trained["n_trained_parameters"] else "none: nothing learns",
         "device": device_name(trainer.strategy.root_device),
         "versions": versions(),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +201,7 @@ class WriteRows(pl.Callback):
         write_rows(folder / "episodes.parquet", pl_module.rows)
         frame, names = read_rows(folder / "episodes.parquet"), data.dataset.class_names
         figures = score(frame, names, data.scored_classes(), data.evaluation_part.runs)
+        figures |= pl_module.guidance_figures
         write_json(folder / "metrics.json", {**figures, "episode_list_sha256": data.episode_list().sha256})
         low, high = figures["ci95"]
         print(f"mIoU {figures['miou']:.3f} [{low:.3f}, {high:.3f}] over {len(pl_module.rows)} episodes: {folder}")
@@ -230,10 +231,12 @@ class WritePredictions(pl.Callback):
     def __init__(self) -> None:
         self.folder = Path()
         self.lines: list[list[Any]] = []  # of this process
+        self.places: Sequence[int] = ()
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts a new table."""
         self.folder, self.lines = _folder(trainer) / "predictions", []
+        self.places = trainer.datamodule.places()  # type: ignore[attr-defined]
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def on_predict_batch_end(
@@ -245,7 +248,7 @@ class WritePredictions(pl.Callback):
         from fewseg.datasets.voc import voc_palette
 
         for spec, mask in zip(batch.specs, outputs, strict=True):
-            number = trainer.global_rank + trainer.world_size * len(self.lines)  # its place in the episode list
+            number = self.places[len(self.lines)]  # in the episode list
             name = f"{number:05d}-{Path(spec.query_id).name}-class{spec.class_id}.png"
             image = Image.fromarray((mask * spec.class_id).astype(np.uint8), mode="P")
             image.putpalette(voc_palette())
@@ -269,9 +272,10 @@ def draw_episodes(module: FewShotSegmentor, data: FewShotDataModule, specs: list
     """One panel (support, query, prediction, truth) per episode, (h, w, 3) uint8."""
     panels = []
     for spec in specs:
-        batch = data.batch_of([spec]).to(module.device)
-        prediction, _ = evaluation.predict(module.network, batch)
-        pred, target = evaluation.masks(batch, prediction)[0], batch.targets[0]
+        together = [s for s in data.episode_list().specs if spec.group is not None and s.group == spec.group] or [spec]
+        batch, place = data.batch_of(together).to(module.device), together.index(spec)
+        logits = evaluation.predict(module.network, batch).logits
+        pred, target = evaluation.masks(batch, logits)[place], batch.targets[place]
         assert target is not None
         supports = data.pictures_of_supports(spec)
         query = cv2.resize(data.dataset.image(spec.query_id), pred.shape[::-1], interpolation=cv2.INTER_AREA)
@@ -282,7 +286,8 @@ def draw_episodes(module: FewShotSegmentor, data: FewShotDataModule, specs: list
 def save_pictures(module: FewShotSegmentor, data: FewShotDataModule, rows: list[Row], folder: Path) -> None:
     """The best, the median and the worst episode of a run as PNGs, with ``index.json``."""
     specs = data.episode_list().specs
-    order = sorted(rows, key=lambda row: (row.tp / max(row.tp + row.fp + row.fn, 1), row.episode))
+    shown = [row for row in rows if row.present]
+    order = sorted(shown, key=lambda row: (row.tp / max(row.tp + row.fp + row.fn, 1), row.episode))
     chosen = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
@@ -327,8 +332,8 @@ class EpisodePanels(pl.Callback):
         panels: dict[str, Any] = {}
         for i, spec in enumerate(data.validation_episodes().specs[: self.n_episodes]):
             batch = data.batch_of([spec]).to(pl_module.device)
-            prediction, _ = evaluation.predict(pl_module.network, batch)
-            pred, target = evaluation.masks(batch, prediction)[0], batch.targets[0]
+            logits = evaluation.predict(pl_module.network, batch).logits
+            pred, target = evaluation.masks(batch, logits)[0], batch.targets[0]
             assert target is not None
             query = cv2.resize(data.dataset.image(spec.query_id), pred.shape[::-1], interpolation=cv2.INTER_AREA)
             masks = {"prediction": pred, "truth": target.cpu().numpy()}

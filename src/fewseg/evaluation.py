@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from fewseg.episode import EpisodeBatch, Row
+from fewseg.functional.fuse import fuse
 from fewseg.functional.geometry import restore
 from fewseg.functional.iou import confusion_counts
 from fewseg.network import SegmentorNetwork
-from fewseg.sampling import EvaluationPart
+from fewseg.sampling import EvaluationPart, groups
 
 Item = TypeVar("Item")
 
@@ -34,9 +35,17 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
+class Prediction(NamedTuple):
+    """logits (B, 2, H, W) at network size, the seconds of each verb, z (B, D) where the method has one."""
+
+    logits: Tensor
+    seconds: Seconds
+    z: Tensor | None
+
+
 @torch.inference_mode()
-def predict(network: SegmentorNetwork, batch: EpisodeBatch) -> tuple[Tensor, Seconds]:
-    """Logits (B, 2, H, W) at network size and the time of each verb."""
+def predict(network: SegmentorNetwork, batch: EpisodeBatch) -> Prediction:
+    """Runs the verbs on a batch, each timed apart."""
     device = batch.support_annotations.device
     start = _now(device)
     supports, queries = network.encode_support(batch.support_images), network.encode_query(batch.query_images)
@@ -45,23 +54,30 @@ def predict(network: SegmentorNetwork, batch: EpisodeBatch) -> tuple[Tensor, Sec
     guided = _now(device)
     logits = network.segment(queries, guidance, batch.query_clicks if network.uses_clicks else None)
     n = len(batch)
-    return logits, Seconds((encoded - start) / n, (guided - encoded) / n, (_now(device) - guided) / n)
+    seconds = Seconds((encoded - start) / n, (guided - encoded) / n, (_now(device) - guided) / n)
+    return Prediction(logits, seconds, network.represent(guidance))
 
 
 def masks(batch: EpisodeBatch, logits: Tensor, threshold: float = 0.5) -> list[np.ndarray[Any, Any]]:
-    """Per episode the mask (H, W) uint8 at scoring size: foreground where its probability exceeds the threshold."""
-    margins = (logits[:, 1:] - logits[:, :1]).float()
-    least = math.log(threshold / (1 - threshold))
-    return [
-        (restore(margin, frame)[0] > least).to(torch.uint8).cpu().numpy()
-        for margin, frame in zip(margins, batch.frames, strict=True)
-    ]
+    """Per episode the mask (H, W) uint8 at scoring size: foreground where its probability exceeds the threshold.
+
+    Episodes of a group are one label map of their query: a pixel that several claim goes to the largest margin, so a
+    batch holds whole groups.
+    """
+    margins = (logits[:, 1:] - logits[:, :1]).float() - math.log(threshold / (1 - threshold))
+    predicted = []
+    for places in groups(batch.specs):
+        labels = fuse(torch.cat([restore(margins[i], batch.frames[i]) for i in places]))  # (n, H, W) -> (H, W)
+        predicted += [(labels == part).to(torch.uint8).cpu().numpy() for part in range(1, len(places) + 1)]
+    return predicted
 
 
 def rows(
     batch: EpisodeBatch, logits: Tensor, part: EvaluationPart, indices: Iterable[int], seconds: Seconds | None = None
 ) -> list[Row]:
     """One row of integer counts per episode, at scoring size and under the protocol's void rule.
+
+    The rows of a group count their classes in its one label map, so that their class-mean IoU is that of label maps.
 
     Args:
         batch: with targets.
@@ -95,6 +111,19 @@ def rows(
     return scored
 
 
+def gather_parts(own: Item) -> list[Item]:
+    """What each process holds, in the order of their ranks.
+
+    >>> gather_parts("a")
+    ['a']
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [own]
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, own)
+    return gathered
+
+
 def gather(own: Sequence[Item], place: Callable[[Item], int]) -> list[Item]:
     """What all processes made of a list of episodes, in its order; asserts that every episode is there exactly once.
 
@@ -105,10 +134,6 @@ def gather(own: Sequence[Item], place: Callable[[Item], int]) -> list[Item]:
     >>> gather(["b1", "a0"], lambda item: int(item[1]))
     ['a0', 'b1']
     """
-    gathered = [list(own)]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        gathered = [[] for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather_object(gathered, list(own))
-    merged = sorted((item for part in gathered for item in part), key=place)
+    merged = sorted((item for part in gather_parts(list(own)) for item in part), key=place)
     assert list(map(place, merged)) == list(range(len(merged))), "an episode was scored twice or not at all"
     return merged

@@ -70,6 +70,16 @@ SGONE = Protocol(
     "of the data module.",
 )
 
+SGONE_MULTICLASS = Protocol(
+    "sgone-multiclass",
+    SGONE.training,
+    dataclasses.replace(SGONE.evaluation, draw="oslsm_every_class", swap_roles=False),
+    "SG-One's multi-class test: trains as sgone; 1000 queries, each with one support set for every class of the fold "
+    "and one label map, in which a pixel goes to the class with the largest margin. Approximate, for no code of it is "
+    "known: queries and the supports of the class that each was drawn for are OSLSM's list, without exchange of "
+    "roles; the supports of the other classes are drawn by us.",
+)
+
 HSNET = Protocol(
     "hsnet",
     TrainingPart(heldout="background", image_lists=tuple(f"hsnet/trn/fold{f}" for f in _HSNET_FOLDS)),
@@ -128,7 +138,8 @@ REVOLVER = Protocol(
 )
 
 PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol for protocol in (CLEAN, CLEAN_MIXED, ORACLE, OSLSM, SGONE, HSNET, PFENET, PANET, REVOLVER)
+    protocol.name: protocol
+    for protocol in (CLEAN, CLEAN_MIXED, ORACLE, OSLSM, SGONE, SGONE_MULTICLASS, HSNET, PFENET, PANET, REVOLVER)
 }
 
 

@@ -51,7 +51,10 @@ FIGURES = {
     "noc90": "NoC@90",
     "ap": "AP",
     "ap50": "AP50",
+    "guidance_within": "z within",
+    "guidance_between": "z between",
 }
+_SHARES = {"guidance_within", "guidance_between"}  # may be tiny, so tables show significant digits and not decimals
 
 
 def content_id(content: Mapping[str, Any]) -> str:
@@ -374,6 +377,23 @@ def _interval(runs: Sequence[dict[str, Any]], miou: float, out: Path | None) -> 
     if len(runs) == 1 and "ci95" in runs[0]:
         low, high = runs[0]["ci95"]
         return low, high
+    found = _replicates(runs, out)
+    if found is None:
+        return None
+    replicates, points = found
+    if abs(float(_average(points[None], runs)[0]) - miou) > _SAME:  # these replicates are of another number
+        return None
+    return percentile_interval(_average(replicates, runs), miou)
+
+
+_SAME = 1e-6  # rows reproduce a run's mIoU to this, unless it was scored by another rule
+
+
+def _replicates(runs: Sequence[dict[str, Any]], out: Path | None) -> tuple[Any, Any] | None:
+    """The mIoU of every run in resampled benchmarks, (R, runs), and as it is, (runs,); None where rows are missing.
+
+    In a replicate, all runs of one fold see the same resampled images: differences of columns are paired.
+    """
     paths = [] if out is None else [out / run["run"] / "episodes.parquet" for run in runs]
     if not paths or not all(path.is_file() for path in paths):
         return None
@@ -387,13 +407,184 @@ def _interval(runs: Sequence[dict[str, Any]], miou: float, out: Path | None) -> 
     ids, ious = bootstrap_ious(pooled["query"], column, tp, fp, fn, stratum=fold[columns])
     point = np.array([list(per_class_iou(column, tp, fp, fn).values())])
 
-    def average(values: Any) -> Any:  # (R, columns) -> (R,): over classes, then seeds, then folds
-        per_run = np.stack([np.nanmean(values[:, ids // n_classes == i], axis=1) for i in range(len(runs))])
-        return np.mean([per_run[fold == f].mean(axis=0) for f in np.unique(fold)], axis=0)
+    def per_run(values: Any) -> Any:  # (R, columns) -> (R, runs)
+        return np.stack([np.nanmean(values[:, ids // n_classes == i], axis=1) for i in range(len(runs))], axis=1)
 
-    if abs(float(average(point)[0]) - miou) > 1e-6:  # scored by another rule: these replicates are of another number
-        return None
-    return percentile_interval(average(ious), miou)
+    return per_run(ious), per_run(point)[0]
+
+
+def _average(values: Any, runs: Sequence[Mapping[str, Any]]) -> Any:
+    """(R, runs) -> (R,): over seeds, then folds."""
+    fold = np.array([run["fold"] for run in runs])
+    return np.mean([values[:, fold == f].mean(axis=1) for f in np.unique(fold)], axis=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One configuration against the reference, in one setting.
+
+    Args:
+        dataset: the data set's name; ``task``, ``protocol``, ``config``, ``n_shot`` and ``n_points`` as in ``Line``.
+        reference: the configuration that it is compared with.
+        miou: mean over seeds and folds of what both have; None where they cannot be compared.
+        difference: ``miou`` minus that of the reference.
+        ci95: of ``difference``; every replicate resamples the same query images for both.
+        note: what is left out, or why there is no comparison or interval; empty where nothing is odd.
+    """
+
+    dataset: str
+    task: str
+    protocol: str
+    config: str
+    n_shot: int
+    n_points: int | None
+    reference: str
+    miou: float | None
+    difference: float | None
+    ci95: tuple[float, float] | None
+    note: str
+
+    @property
+    def seen(self) -> str:
+        """``above`` or ``below`` where the interval leaves out 0, else ``not separated``; empty without interval."""
+        if self.ci95 is None:
+            return ""
+        low, high = self.ci95
+        return "above" if low > 0 else "below" if high < 0 else "not separated"
+
+
+def reference_of(out: Path) -> str | None:
+    """The configuration that the last benchmark in a folder asked to compare with; None where it did not."""
+    wanted = read_plan(out).get("compare")
+    return str(wanted["reference"]) if isinstance(wanted, dict) and wanted.get("reference") else None
+
+
+def compare(rows: Sequence[Mapping[str, Any]], out: Path | None, reference: str | None) -> list[Comparison]:
+    """Every other configuration against the reference, in every setting that the reference has.
+
+    Runs are paired by fold and seed, and only if both were scored on the same episode list.
+
+    Args:
+        rows: of ``summary.json``.
+        out: the benchmark's folder, for the intervals; without it there are none.
+        reference: name of a configuration; None compares nothing.
+
+    Returns:
+        in the order of the leaderboard; empty where the reference has no run.
+    """
+
+    def setting(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return (*(row[name] for name in ("dataset", "task", "protocol", "n_shot")), amount(row["n_points"]))
+
+    found = []
+    for _, group in itertools.groupby(sorted(rows, key=setting), setting):
+        by_config: dict[str, list[dict[str, Any]]] = {}
+        for row in group:
+            by_config.setdefault(row["config"], []).append(dict(row))
+        if reference in by_config:
+            found += _compare_setting(by_config, out, reference)
+    return sorted(found, key=lambda one: _order(dataclasses.asdict(one)))
+
+
+def _compare_setting(by_config: dict[str, list[dict[str, Any]]], out: Path | None, reference: str) -> list[Comparison]:
+    pairs = {c: _pairs(runs, by_config[reference]) for c, runs in by_config.items() if c != reference}
+    # one bootstrap for all configurations: it reads the reference's rows once
+    used = list(
+        {run["run"]: run for both, _ in pairs.values() for pair in both for run in pair if "run" in run}.values()
+    )
+    replicates = _replicates(used, out) if used else None
+    column = {run["run"]: i for i, run in enumerate(used)}
+    found = []
+    for config, (both, note) in pairs.items():
+        miou = difference = interval = None
+        if both:
+            own, other = ([pair[side] for pair in both] for side in (0, 1))
+            miou, base = (float(_average(np.array([[run["miou"] for run in runs]]), runs)[0]) for runs in (own, other))
+            difference = miou - base
+            if replicates is None:
+                lacking = "no interval (episodes.parquet is missing)"
+            else:
+                of_own, of_other = ([column[run["run"]] for run in runs] for runs in (own, other))
+                ious, points = replicates
+                scored = np.array([run["miou"] for run in (*own, *other)])
+                lacking = "no interval (rows give another mIoU)"
+                if np.abs(points[of_own + of_other] - scored).max() <= _SAME:
+                    interval = percentile_interval(_average(ious[:, of_own] - ious[:, of_other], own), difference)
+                    lacking = ""
+            note = "; ".join(filter(None, (note, lacking)))
+        first = by_config[config][0]
+        place = {name: first[name] for name in _GROUP}
+        found.append(
+            Comparison(**place, reference=reference, miou=miou, difference=difference, ci95=interval, note=note)
+        )
+    return found
+
+
+def _pairs(
+    runs: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]
+) -> tuple[list[tuple[dict[str, Any], dict[str, Any]]], str]:
+    """Runs of equal fold and seed, and what is odd about them; no pairs where a comparison would not be fair."""
+    own, other = ({(r["fold"], r["seed"]): r for r in side if "miou" in r} for side in (runs, others))
+    if any(len(kept) < sum("miou" in r for r in side) for kept, side in ((own, runs), (other, others))):
+        return [], "not compared (several runs of one fold and seed)"
+    shared = sorted(own.keys() & other.keys())
+    if not shared:
+        return [], "not compared (no fold and seed in common)"
+    for at in shared:
+        lists = own[at].get("episode_list_sha256"), other[at].get("episode_list_sha256")
+        if None in lists or lists[0] != lists[1]:
+            return [], f"not compared (different episode lists in fold {at[0]})"
+    note = "" if own.keys() == other.keys() else f"only what both have (fold/seed {_listed(shared)})"
+    return [(own[at], other[at]) for at in shared], note
+
+
+def _listed(pairs: Sequence[tuple[int, int]]) -> str:
+    return ", ".join(f"{fold}/{seed}" for fold, seed in pairs)
+
+
+COMPARED = (
+    "Difference of mIoU to the reference, over the folds and seeds that both have. Interval: 95 % of a bootstrap that\n"
+    "draws the same query images for both. It holds neither the variation of training nor a correction for the number\n"
+    "of comparisons."
+)
+
+
+def comparison_cells(found: Sequence[Comparison]) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells of comparisons as text; empty cells where nothing applies."""
+    wide = [n for n in ("dataset", "task", "protocol") if len({getattr(one, n) for one in found}) > 1]
+    notes = any(one.note for one in found)
+    heads = [*wide, "config", "K", "P", "mIoU", *dict.fromkeys(f"minus {one.reference}" for one in found)]
+    heads += ["95 % paired interval", "seen", *(["note"] * notes)]
+    body = []
+    for one in found:
+        interval = "" if one.ci95 is None else f"{one.ci95[0]:+.3f} to {one.ci95[1]:+.3f}"
+        body.append(
+            [
+                *(getattr(one, name) for name in wide),
+                one.config,
+                str(one.n_shot),
+                points(one.n_points),
+                _number(one.miou),
+                "" if one.difference is None else f"{one.difference:+.3f}",
+                interval,
+                one.seen,
+                *([one.note] * notes),
+            ]
+        )
+    return heads, body
+
+
+def comparison_table(rows: Sequence[Mapping[str, Any]], out: Path | None, reference: str | None) -> str:
+    """The comparisons as aligned plain text; empty where there is nothing to compare. Arguments as in ``compare``.
+
+    >>> run = dict(dataset="d", task="semantic", protocol="clean", n_shot=1, n_points=5, fold=0, seed=0)
+    >>> runs = [run | dict(config=c, miou=v, episode_list_sha256="a", run=c) for c, v in (("a", 0.5), ("b", 0.4))]
+    >>> print(comparison_table(runs, None, "a"))
+    config  K  P  mIoU   minus a  95 % paired interval  seen  note
+    b       1  5  0.400  -0.100                               no interval (episodes.parquet is missing)
+    """
+    found = compare(rows, out, reference)
+    return _aligned(*comparison_cells(found)) if found else ""
 
 
 def cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
@@ -407,7 +598,7 @@ def cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     body = []
     for line in lines:
         interval = "" if line.ci95 is None else f"{line.ci95[0]:.3f} to {line.ci95[1]:.3f}"
-        shown = [line.figures.get(name) for name in ("fb_iou", "positive_iou", *extra, "seconds_per_episode")]
+        names = ("fb_iou", "positive_iou", *extra, "seconds_per_episode")
         body.append(
             [
                 *(getattr(line, name) for name in wide),
@@ -418,7 +609,7 @@ def cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
                 *(_number(line.folds.get(fold)) for fold in folds),
                 _number(line.miou),
                 interval,
-                *map(_number, shown),
+                *(figure_text(name, line.figures.get(name)) for name in names),
                 *([line.note] * notes),
             ]
         )
@@ -443,8 +634,23 @@ def amount(n_points: int | None) -> float:
     return math.inf if n_points is None else n_points
 
 
+def figure_text(name: str, value: float | None) -> str:
+    """A figure as tables show it; empty where there is none.
+
+    >>> figure_text("fb_iou", 0.6543), figure_text("guidance_within", 0.00012345)
+    ('0.654', '0.00012')
+    """
+    return f"{value:.2g}" if name in _SHARES and value is not None else _number(value)
+
+
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
+
+
+def _aligned(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(heads, *body, strict=True)]
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in (heads, *body)]
+    return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
 def table(rows: Sequence[Mapping[str, Any]], out: Path | None = None, folds_expected: int | None = None) -> str:
@@ -455,14 +661,17 @@ def table(rows: Sequence[Mapping[str, Any]], out: Path | None = None, folds_expe
     config  protocol  K  P      fold 2  mIoU   95 % interval   FB-IoU  positive IU  s/episode  note
     panet   clean     1  dense  0.500   0.500  0.400 to 0.600                                  partial (fold 2 of 4)
     """
-    heads, body = cells(leaderboard(rows, out, folds_expected))
-    widths = [max(map(len, column)) for column in zip(heads, *body, strict=True)]
-    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in (heads, *body)]
-    return "\n".join("  ".join(line).rstrip() for line in padded)
+    return _aligned(*cells(leaderboard(rows, out, folds_expected)))
 
 
-def _markdown(lines: Sequence[Line]) -> str:
-    heads, body = cells(lines)
+def markdown(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    r"""A table in markdown.
+
+    >>> print(markdown(["a"], [["x|y"]]))
+    | a |
+    | --- |
+    | x\|y |
+    """
     marked = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in (heads, *body)]
     marked.insert(1, ["---"] * len(heads))
     return "\n".join("| " + " | ".join(line) + " |" for line in marked)
@@ -487,6 +696,8 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 def summarise(out: Path, folds_expected: int | None = None) -> list[dict[str, Any]]:
     """Writes ``summary.json``, ``summary.csv`` and ``summary.md`` from the done runs in ``out``, and returns them.
 
+    Where the benchmark names a reference, ``comparisons.json`` is written too, and ``summary.md`` shows them.
+
     Args:
         out: the benchmark's folder.
         folds_expected: as in ``leaderboard``.
@@ -506,7 +717,15 @@ def summarise(out: Path, folds_expected: int | None = None) -> list[dict[str, An
         "pixels per label and image."
     )
     trained = "".join(f"\n\nTraining: {note}." for note in training_notes(rows))
-    body = f"{_markdown(lines)}\n\n{explained}{trained}" if lines else "No finished run."
+    body = f"{markdown(*cells(lines))}\n\n{explained}{trained}" if lines else "No finished run."
+    reference = reference_of(out)
+    compared = compare(rows, out, reference)
+    if compared:
+        body += f"\n\n## Compared with {reference}\n\n{markdown(*comparison_cells(compared))}\n\n{COMPARED}"
+    if reference is None:
+        (out / "comparisons.json").unlink(missing_ok=True)  # of an earlier version of the benchmark
+    else:
+        write_json(out / "comparisons.json", [dataclasses.asdict(one) | {"seen": one.seen} for one in compared])
     write_text(out / "summary.md", f"# {_title(rows)}\n\n{body}\n")
     return rows
 

@@ -29,7 +29,7 @@ from fewseg.episode import NEGATIVE, POSITIVE, UNKNOWN, VOID, EpisodeSpec, Point
 from fewseg.errors import FewsegError
 
 Void = Literal["ignore", "background", "foreground"]
-Draw = Literal["uniform", "oslsm", "hsnet", "pfenet", "panet", "every_mask"]
+Draw = Literal["uniform", "oslsm", "oslsm_every_class", "hsnet", "pfenet", "panet", "every_mask"]
 ScoringSize = Literal["original", "longer_square"] | tuple[int, int]
 PointMode = Literal["dense", "sparse", "mixed"]
 Entry = tuple[str, int]  # (image id, class id): one mask
@@ -79,7 +79,8 @@ class EvaluationPart:
     Args:
         split: list of the data set, where ``image_lists`` is empty.
         draw: how episodes are drawn, see the ``_draw_*`` functions.
-        n_episodes: length of the list over all runs; None = every mask once.
+        n_episodes: length of the list over all runs; None = every mask once. ``oslsm_every_class`` counts queries here,
+            each of which has as many episodes as the fold has classes.
         seed: of the draw.
         min_area: pixels that a class needs in an image to be drawn from it.
         min_cells: cells of OSLSM's 32-pixel grid that a class needs (see ``oslsm_cells``).
@@ -195,6 +196,18 @@ class EpisodeList:
                 remedy = "take the text that EpisodeList.text() wrote"
                 raise FewsegError(f"episode list, line {number}", repr(line[:60]), "one episode", remedy) from error
         return cls(tuple(specs))
+
+
+def groups(specs: Sequence[EpisodeSpec]) -> list[range]:
+    """The places of episodes that are answered together: those of a group, which stand in a row, or one alone.
+
+    A batch and a process get whole groups, because the answers of a group compete for the pixels of their query.
+
+    >>> groups([EpisodeSpec("a", (), 1, group=0), EpisodeSpec("a", (), 2, group=0), EpisodeSpec("b", (), 1)])
+    [range(0, 2), range(2, 3)]
+    """
+    starts = [i for i, spec in enumerate(specs) if i == 0 or spec.group is None or spec.group != specs[i - 1].group]
+    return list(map(range, starts, [*starts[1:], len(specs)]))
 
 
 def sub_seed(*key: int | str) -> int:
@@ -421,6 +434,7 @@ class _Episode(NamedTuple):
     query_id: str
     support_ids: tuple[str, ...]
     class_id: int
+    group: int | None = None
 
 
 def evaluation_list(
@@ -434,7 +448,8 @@ def evaluation_list(
     """The frozen test episodes of a fold.
 
     Points are nested in P. Episodes are nested in K (K = 5 has the queries of K = 1, and its supports first) where the
-    draw is ``uniform`` or ``oslsm``; the other draws use their generator in proportion to K, as their authors did.
+    draw is ``uniform``, ``oslsm`` or ``oslsm_every_class``; the other draws use their generator in proportion to K, as
+    their authors did.
 
     Args:
         dataset: where the images are.
@@ -442,7 +457,8 @@ def evaluation_list(
         fold: which classes are novel.
         n_shot: K supports; 0 for class-blind methods.
         n_points: annotated pixels per label and support, None = dense masks.
-        n_episodes: length of the list; None = the protocol's own. A list of every mask ends with the last mask.
+        n_episodes: length of the list, in queries where each is asked for every class; None = the protocol's own. A
+            list of every mask ends with the last mask.
 
     Raises:
         FewsegError: an unknown fold, too few images of a class, or numbers that make no sense.
@@ -525,8 +541,16 @@ def _freeze(
     key: tuple[str, int, int],
 ) -> EpisodeList:
     """Seeds for the episodes and, where supports are sparse, their points. Every support label is read once."""
+    areas = dataset.index().areas
     specs = [
-        EpisodeSpec(e.query_id, e.support_ids, e.class_id, seed=sub_seed(*key, number))
+        EpisodeSpec(
+            e.query_id,
+            e.support_ids,
+            e.class_id,
+            seed=sub_seed(*key, number),
+            group=e.group,
+            present=e.class_id in areas[e.query_id],
+        )
         for number, e in enumerate(episodes)
     ]
     if n_points is None:
@@ -623,6 +647,27 @@ def _draw_oslsm(
     return episodes
 
 
+def _draw_oslsm_every_class(
+    entries: Sequence[Entry], part: EvaluationPart, fold: int, n_shot: int, n_queries: int
+) -> list[_Episode]:
+    """After section 4.4 of SG-One: the queries of OSLSM's list, each asked for every class of the fold, in one group.
+
+    The class that a query was drawn for keeps OSLSM's supports. Those of the other classes are ours, for no code of
+    that test is known: uniform, a function of (seed, fold, query number, class), so that lists stay nested in K and in
+    the number of queries.
+    """
+    ids = _by_class(entries)
+    episodes = []
+    for number, (query, own, class_id, _) in enumerate(_draw_oslsm(entries, part, fold, n_shot, n_queries)):
+        for c in ids:
+            supports = own
+            if c != class_id:
+                order = _rng("every class", part.seed, fold, number, c).permutation(len(ids[c]))
+                supports = tuple(ids[c][i] for i in order if ids[c][i] != query)[:n_shot]
+            episodes.append(_Episode(query, supports, c, number))
+    return episodes
+
+
 def _draw_hsnet(
     entries: Sequence[Entry], part: EvaluationPart, fold: int, n_shot: int, n_episodes: int
 ) -> list[_Episode]:
@@ -701,6 +746,7 @@ def _draw_every_mask(
 _DRAWS: dict[Draw, Callable[[Sequence[Entry], EvaluationPart, int, int, int], list[_Episode]]] = {
     "uniform": _draw_uniform,
     "oslsm": _draw_oslsm,
+    "oslsm_every_class": _draw_oslsm_every_class,
     "hsnet": _draw_hsnet,
     "pfenet": _draw_pfenet,
     "panet": _draw_panet,

@@ -31,10 +31,11 @@ def fake_run(
 ) -> Path:
     seed = extra.get("seed", 0)
     random = np.random.RandomState(1000 * fold + 10 * n_shot + (n_points or 99) + len(config) + seed)
+    drawn = np.random.RandomState(1000 * fold + 10 * n_shot + seed)  # the episode list, the same for all methods
     level = QUALITY.get(config, 0.4) * (1 - 0.25 / (n_points or 20)) + 0.02 * n_shot
     rows = []
     for i in range(n):
-        query, class_id = int(random.randint(n // 2)), fold * 5 + 1 + i % 5
+        query, class_id = int(drawn.randint(n // 2)), fold * 5 + 1 + i % 5
         size = int(random.randint(200, 2000))
         tp = int(size * np.clip(level + 0.02 * (class_id % 5) + random.randn() * 0.15, 0, 1))
         spread = int(size * 0.3 * random.rand())

@@ -8,8 +8,8 @@ import pytest
 from fake_benchmark import QUALITY, add_pictures, fake_run
 
 from fewseg.report import build_report
-from fewseg.report.figures import styles
-from fewseg.results import write_text
+from fewseg.report.figures import forest, guidance_spread, styles
+from fewseg.results import Comparison, collect, leaderboard, write_json, write_text
 
 
 class Page(HTMLParser):
@@ -43,7 +43,9 @@ class Page(HTMLParser):
                 self.rows[-1][-1] += data
 
     def column(self, head: str) -> list[str]:
-        return [row[self.rows[0].index(head)].strip() for row in self.rows[1:]]
+        """Of the first table."""
+        end = next((i for i, row in enumerate(self.rows) if i and "seen" in row), len(self.rows))
+        return [row[self.rows[0].index(head)].strip() for row in self.rows[1:end]]
 
 
 @pytest.fixture
@@ -108,11 +110,15 @@ def test_names_are_escaped(tmp_path):
     nasty = '</script><script>alert("1")</script>'
     run = fake_run(tmp_path, nasty, 0, per_class_iou={nasty: 0.5}, device=nasty)
     add_pictures(run, class_name=nasty)
+    other = fake_run(tmp_path, "guided", 0, guidance_within=0.1, guidance_between=0.1)
+    plan = {"n_folds": 4, "runs": [run.name, other.name], "compare": {"reference": nasty}}
+    write_json(tmp_path / "plan.json", plan)
     write_text(tmp_path / "benchmark.yaml", nasty)
     text = build_report(tmp_path).read_text(encoding="utf-8")
     assert nasty not in text
     assert 'alert("1")' not in text
-    assert nasty in Page(text).column("method")[0]
+    assert any(nasty in cell for cell in Page(text).column("method"))
+    assert f"Compared with {nasty}" in Page(text).text
 
 
 def test_a_partial_benchmark_is_labelled(tmp_path):
@@ -132,7 +138,14 @@ def test_different_episode_lists_are_named(tmp_path):
 def test_sections_without_data_are_absent(tmp_path):
     run = fake_run(tmp_path, "guided", 0, training=None)
     found = page(tmp_path)
-    for section in ("Accuracy against", "Learning curves", "Best, median", "Read with care: methods"):
+    for section in (
+        "Compared with",
+        "How much the guidance",
+        "Accuracy against",
+        "Learning curves",
+        "Best, median",
+        "Read with care: methods",
+    ):
         assert section not in found.text
     assert "Accuracy per class" in found.text
     assert "fewseg benchmark" not in found.text
@@ -189,3 +202,65 @@ def test_gaps_in_a_learning_curve(tmp_path, value):
     found = page(tmp_path)
     assert "Learning curves: mIoU" in found.text
     assert "Learning curves: loss" not in found.text
+
+
+def test_a_reference_gets_a_section(benchmark):
+    runs = [path.parent.name for path in benchmark.glob("*/metrics.json")]
+    write_json(benchmark / "plan.json", {"n_folds": 4, "runs": runs, "compare": {"reference": "panet"}})
+    found = page(benchmark)
+    assert "Compared with panet" in found.text
+    assert {(a["id"]) for _, a in found.tags if (a.get("id") or "").startswith("compared")} == {
+        "compared-0-0",
+        "compared-0-1",
+    }
+    start = next(i for i, row in enumerate(found.rows) if "minus panet" in row)
+    body = found.rows[start + 1 :]
+    assert {row[0].strip() for row in body} == {"guided", "fgbg"}
+    assert len(body) == 2 * 4
+    seen = found.rows[start].index("seen")
+    assert {row[seen] for row in body if row[0] == "fgbg"} == {"below"}
+    assert "+0." in next(row for row in body if row[0] == "guided")[found.rows[start].index("minus panet")]
+    write_json(benchmark / "plan.json", {"n_folds": 4, "runs": runs, "compare": None})
+    assert "Compared with" not in page(benchmark).text
+
+
+def test_a_reference_alone_has_no_section(tmp_path):
+    run = fake_run(tmp_path, "panet", 0)
+    write_json(tmp_path / "plan.json", {"n_folds": 4, "runs": [run.name], "compare": {"reference": "panet"}})
+    assert "Compared with" not in page(tmp_path).text
+
+
+def test_the_forest_has_the_best_on_top_and_hollow_marks():
+    parts = {"dataset": "d", "task": "semantic", "protocol": "clean", "reference": "base", "miou": 0.5, "note": ""}
+    made = {"low": (-0.2, (-0.3, -0.1)), "high": (0.2, (0.1, 0.3)), "same": (0.01, (-0.1, 0.1))}
+    compared = [
+        Comparison(config=name, n_shot=1, n_points=p, difference=d, ci95=i, **parts)
+        for name, (d, i) in made.items()
+        for p in (1, 5, None)
+    ]
+    compared.append(Comparison(config="odd", n_shot=1, n_points=1, difference=None, ci95=None, **parts))
+    drawn = forest(compared, styles([*made, "odd"]))
+    assert [caption for caption, _ in drawn] == ["K = 1, P = 1", "K = 1, P = dense"]
+    for _, figure in drawn:
+        assert [trace.name for trace in figure.data] == ["low", "same", "high"]
+        assert list(figure.layout.yaxis.categoryarray) == ["low", "same", "high"]
+        assert [trace.marker.symbol for trace in figure.data] == ["circle", "circle-open", "circle"]
+        assert list(figure.data[0].error_x.array) == pytest.approx([0.1])
+
+
+def test_how_much_the_guidance_varies(tmp_path):
+    for n_points, within in ((1, 2e-4), (None, 0.0)):
+        fake_run(tmp_path, "guided", 0, n_points=n_points, guidance_within=within, guidance_between=0.25)
+        fake_run(tmp_path, "fgbg", 0, n_points=n_points)
+    found = page(tmp_path)
+    assert "How much the guidance varies" in found.text
+    assert "Within: how far z differs" in found.text
+    assert sorted(found.column("z within")) == ["", "", "0", "0.0002"]
+    lines = leaderboard(collect(tmp_path), tmp_path)
+    _, figure = guidance_spread(lines, styles(["guided", "fgbg"]))
+    within, between = figure.data
+    assert list(within.x) == ["K 1, P 1", "K 1, P dense"]
+    assert list(within.y) == [2e-4, 1e-8]
+    assert list(between.y) == [0.25, 0.25]
+    assert figure.layout.yaxis.type == figure.layout.yaxis2.type == "log"
+    assert guidance_spread([line for line in lines if line.config == "fgbg"], styles(["fgbg"])) is None

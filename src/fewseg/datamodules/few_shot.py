@@ -32,6 +32,7 @@ from fewseg.sampling import (
     annotation_map,
     draw_points,
     frozen_list,
+    groups,
     query_mask,
     training_pool,
 )
@@ -238,12 +239,13 @@ class FewShotDataModule(pl.LightningDataModule):
 
     Args:
         dataset: the images.
-        protocol: named variant of the benchmark: clean, clean-mixed, oracle, oslsm, sgone, hsnet, pfenet, panet or
-            revolver.
+        protocol: named variant of the benchmark: clean, clean-mixed, oracle, oslsm, sgone, sgone-multiclass, hsnet,
+            pfenet, panet or revolver.
         fold: which block of classes is novel.
         n_shot: K of the evaluation.
         n_points: annotated pixels per label and support image of the evaluation; null = dense masks.
-        n_episodes: length of the evaluation list; null = the protocol's.
+        n_episodes: length of the evaluation list, in queries where each is asked for every class of the fold
+            (sgone-multiclass); null = the protocol's.
         n_val_episodes: base-class episodes for model selection; 0 switches validation off.
         train_shot: K of training episodes; 0 where the support is not used.
         train_points: ``dense``, ``sparse`` (uniform over 0..99 points per label) or ``mixed`` (see TrainingSampler).
@@ -256,7 +258,7 @@ class FewShotDataModule(pl.LightningDataModule):
         cache: ``images`` keeps decoded files in memory, up to 4 GB shared by the processes of a loader, and reads the
             rest every time; ``features`` encodes every image once with the frozen encoder.
         batch_size: training episodes per step.
-        eval_batch_size: evaluation episodes per step.
+        eval_batch_size: evaluation episodes per step; a step holds whole groups of episodes, and at least one.
         num_workers: loader processes.
         pin_memory: page-locked batches, for a GPU.
         seed: of the training episodes.
@@ -356,7 +358,7 @@ class FewShotDataModule(pl.LightningDataModule):
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
         )
-        return self._loader(_Training(self.assembler, sampler), batch_sampler=steps)
+        return self._loader(_Training(self.assembler, sampler), collate, batch_sampler=steps)
 
     def val_dataloader(self) -> DataLoader[EpisodeBatch] | list[Any]:
         """Base-class episodes over images that training never sees; the only ones that model selection may use."""
@@ -401,20 +403,30 @@ class FewShotDataModule(pl.LightningDataModule):
         """Assembles evaluation episodes by hand, e.g. for pictures."""
         return collate([self.assembler.assemble(spec) for spec in specs], self.assembler.size)
 
-    def _evaluation_loader(self, episodes: EpisodeList) -> DataLoader[EpisodeBatch]:
+    def places(self) -> list[int]:
+        """Where the episodes that this process tests stand in the list, in the order in which it tests them."""
+        return [place for group in self._own(self.episode_list()) for place in group]
+
+    def _own(self, episodes: EpisodeList) -> list[range]:
+        """The places of this process's episodes, by group."""
         rank = self.trainer.global_rank if self.trainer else 0
         world = self.trainer.world_size if self.trainer else 1
-        if len(episodes.specs) < world:  # a process without an episode would not come to where the others wait for it
-            wanted = f"at most {len(episodes.specs)}, one for each episode"
+        every = groups(episodes.specs)
+        if len(every) < world:  # a process without an episode would not come to where the others wait for it
+            wanted = f"at most {len(every)}, one for each episode or group of them"
             raise FewsegError("--trainer.devices", world, wanted, "use fewer processes or more episodes")
-        own = _Evaluation(self.assembler, episodes.specs[rank::world])
-        return self._loader(own, batch_size=self.eval_batch_size)
+        return every[rank::world]
 
-    def _loader(self, episodes: Dataset[_Sample], **how: Any) -> DataLoader[Any]:
+    def _evaluation_loader(self, episodes: EpisodeList) -> DataLoader[EpisodeBatch]:
+        own = [[episodes.specs[place] for place in group] for group in self._own(episodes)]
+        per_step = max(1, self.eval_batch_size // max(map(len, own)))
+        return self._loader(_Evaluation(self.assembler, own), collate_groups, batch_size=per_step)
+
+    def _loader(self, episodes: Dataset[Any], collation: Callable[..., EpisodeBatch], **how: Any) -> DataLoader[Any]:
         return DataLoader(
             episodes,
             num_workers=self.num_workers,
-            collate_fn=functools.partial(collate, image_size=self.assembler.size),
+            collate_fn=functools.partial(collation, image_size=self.assembler.size),
             pin_memory=self.pin_memory,
             persistent_workers=self.num_workers > 0,
             worker_init_fn=_one_thread,
@@ -433,17 +445,17 @@ class _Training(Dataset[_Sample]):
         return self.assembler.assemble(draw.spec, draw.n_points, training=True)
 
 
-class _Evaluation(Dataset[_Sample]):
-    """The episodes of a frozen list."""
+class _Evaluation(Dataset[list[_Sample]]):
+    """The episodes of a frozen list, by group."""
 
-    def __init__(self, assembler: _Assembler, specs: Sequence[EpisodeSpec]) -> None:
+    def __init__(self, assembler: _Assembler, specs: Sequence[Sequence[EpisodeSpec]]) -> None:
         self.assembler, self.specs = assembler, specs
 
     def __len__(self) -> int:
         return len(self.specs)
 
-    def __getitem__(self, i: int) -> _Sample:
-        return self.assembler.assemble(self.specs[i])
+    def __getitem__(self, i: int) -> list[_Sample]:
+        return [self.assembler.assemble(spec) for spec in self.specs[i]]
 
 
 class _Steps(Sampler[list[int]]):
@@ -509,3 +521,8 @@ def collate(samples: Sequence[_Sample], image_size: tuple[int, int]) -> EpisodeB
         frames=tuple(sample.frame for sample in samples),
         specs=tuple(sample.spec for sample in samples),
     )
+
+
+def collate_groups(groups: Sequence[Sequence[_Sample]], image_size: tuple[int, int]) -> EpisodeBatch:
+    """One batch of whole groups."""
+    return collate([sample for group in groups for sample in group], image_size)

@@ -57,9 +57,44 @@ def nearest_cosine(features: Tensor, supports: Tensor, weights: Tensor) -> Tenso
     >>> nearest_cosine(features, supports, torch.tensor([0.0, 0.5]).view(1, 1, 1, 2))
     tensor([[[0.7071, 0.7071]]])
     """
-    cells = unit(supports, 2).permute(0, 2, 1, 3, 4).flatten(2)  # (B, C, K * hs * ws)
-    queries = unit(features, 1).flatten(2)  # (B, C, h * w)
-    cosines = torch.matmul(queries.mT, cells)  # (B, h * w, K * hs * ws)
-    labelled = (weights > 0).flatten(1)[:, None]  # (B, 1, K * hs * ws)
-    best: Tensor = cosines.masked_fill(~labelled, -1.0).amax(-1)
-    return best.unflatten(-1, features.shape[-2:])
+    labelled = (weights > 0).flatten(2)[:, None]  # (B, 1, K, hs * ws)
+    best = nearest_product(unit(features, 1).flatten(2), unit(supports, 2).flatten(3), labelled)[:, 0]
+    best = torch.where(best.isinf(), -1.0, best)
+    return best.reshape(-1, features.shape[-2], features.shape[-1])
+
+
+def nearest_product(queries: Tensor, cells: Tensor, labelled: Tensor, offsets: Tensor | None = None) -> Tensor:
+    """For every query the largest inner product with a labelled cell, minus the cell's offset.
+
+    Offsets of |s|^2 / 2 find the cell s at the least Euclidean distance. Shots are visited one after the other, so that
+    the products of one shot are all that is held at once.
+
+    Args:
+        queries: (B, C, N); B = 1 broadcasts, here and below.
+        cells: (B, K, C, M) of K shots.
+        labelled: (B, n, K, M) bool, the cells of each of n labels.
+        offsets: (B, K, M), or None for zeros.
+
+    Returns:
+        (B, n, N); -inf where no cell carries the label.
+
+    >>> cells, both = torch.tensor([[[[1.0, 3.0]]]]), torch.tensor([[[[True, True]]]])
+    >>> nearest_product(torch.tensor([[[2.0]]]), cells, both)
+    tensor([[[6.]]])
+    >>> nearest_product(torch.tensor([[[2.0]]]), cells, torch.tensor([[[[True, False]], [[False, False]]]]))
+    tensor([[[2.],
+             [-inf]]])
+    """
+    best: Tensor | None = None
+    for shot in range(cells.shape[1]):
+        products = torch.matmul(queries.mT, cells[:, shot])  # (B, N, M)
+        if offsets is not None:
+            products = products - offsets[:, shot, None]
+        found = [
+            products.masked_fill(~labelled[:, label, shot, None], -torch.inf).amax(-1)
+            for label in range(labelled.shape[1])
+        ]
+        nearest = torch.stack(found, 1)  # (B, n, N)
+        best = nearest if best is None else torch.maximum(best, nearest)
+    assert best is not None
+    return best

@@ -1,5 +1,6 @@
-"""Metrics: torchmetrics classes with integer sum states, thin over ``fewseg.functional``."""
+"""Metrics over episodes."""
 
 from fewseg.metrics.episode_iou import EpisodeIoU
+from fewseg.metrics.guidance_variance import GuidanceVariance
 
-__all__ = ["EpisodeIoU"]
+__all__ = ["EpisodeIoU", "GuidanceVariance"]

@@ -1,8 +1,28 @@
 """The zoo: one import line a method. ``__all__`` holds the methods' LightningModules and nothing else."""
 
+from fewseg.models.cofcn import CoFCN
 from fewseg.models.fgbg import FgBg
+from fewseg.models.fine_tune import FineTune
 from fewseg.models.guided import GuidedNet
+from fewseg.models.logreg import LogReg
+from fewseg.models.nearest_neighbor import NearestNeighbor
+from fewseg.models.oslsm import OSLSM
 from fewseg.models.panet import PANet
+from fewseg.models.pl import PL
 from fewseg.models.pretraining import EncoderPretraining as EncoderPretraining
+from fewseg.models.sgone import SGOne
+from fewseg.models.siamese import Siamese
 
-__all__ = ["FgBg", "GuidedNet", "PANet"]
+__all__ = [
+    "OSLSM",
+    "PL",
+    "CoFCN",
+    "FgBg",
+    "FineTune",
+    "GuidedNet",
+    "LogReg",
+    "NearestNeighbor",
+    "PANet",
+    "SGOne",
+    "Siamese",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from fewseg import evaluation
 from fewseg.episode import EpisodeBatch, Row
 from fewseg.errors import FewsegError
 from fewseg.functional.iou import fb_iou, mean_iou, positive_iou
-from fewseg.metrics import EpisodeIoU
+from fewseg.metrics import EpisodeIoU, GuidanceVariance
 from fewseg.modules.encoders import ImageEncoder
 from fewseg.network import SegmentorNetwork
 from fewseg.results import atomic, write_json
@@ -58,6 +59,8 @@ class FewShotSegmentor(pl.LightningModule):
         self.lr, self.encoder_lr_factor, self.weight_decay = lr, encoder_lr_factor, weight_decay
         self.optimizer_name, self.momentum, self.schedule = optimizer, momentum, schedule
         self.rows: list[Row] = []  # of the test in progress
+        self.places: list[int] = []  # in the test list, of the episodes of this process
+        self.guidance = GuidanceVariance()  # likewise
         self.val_iou: EpisodeIoU | None = None
         self.image_size: int | None = None  # side of the canvas it was trained on
         self.image_resize: FitMode | None = None  # how images came into it
@@ -101,8 +104,8 @@ class FewShotSegmentor(pl.LightningModule):
     def validation_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
         """Counts on base-class episodes: what model selection may look at."""
         assert self.val_iou is not None
-        prediction, _ = evaluation.predict(self.network, batch)
-        count_rows(self.val_iou, evaluation.rows(batch, prediction, self._part(), indices=range(len(batch))))
+        logits = evaluation.predict(self.network, batch).logits
+        count_rows(self.val_iou, evaluation.rows(batch, logits, self._part(), indices=range(len(batch))))
 
     def on_validation_epoch_end(self) -> None:
         """Logs the scores of the base-class episodes."""
@@ -113,21 +116,24 @@ class FewShotSegmentor(pl.LightningModule):
 
     def on_test_epoch_start(self) -> None:
         """Starts counting anew."""
-        self.rows = []
+        self.rows, self.guidance = [], GuidanceVariance()
+        self.places = self.trainer.datamodule.places()  # type: ignore[attr-defined]
 
     def test_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
         """Appends one row per episode; the first batch runs once before, so that no timing includes a warm-up."""
         self._check_shots(batch, "--data.n_shot")
         if batch_idx == 0:
             evaluation.predict(self.network, batch)
-        prediction, seconds = evaluation.predict(self.network, batch)
-        world, rank = self.trainer.world_size, self.trainer.global_rank
-        indices = [rank + world * (len(self.rows) + i) for i in range(len(batch))]
-        self.rows += evaluation.rows(batch, prediction, self._part(), indices, seconds)
+        prediction = evaluation.predict(self.network, batch)
+        indices = self.places[len(self.rows) : len(self.rows) + len(batch)]
+        self.rows += evaluation.rows(batch, prediction.logits, self._part(), indices, prediction.seconds)
+        if prediction.z is not None:
+            self.guidance.update([spec.class_id for spec in batch.specs], prediction.z)
 
     def on_test_epoch_end(self) -> None:
         """Gathers the rows of all processes, asserts that every episode is there once, and logs the scores."""
         self.rows = evaluation.gather(self.rows, lambda row: row.episode)
+        self.guidance = functools.reduce(GuidanceVariance.plus, evaluation.gather_parts(self.guidance))
         tp, fp, fn, tn = np.array([[row.tp, row.fp, row.fn, row.tn] for row in self.rows]).T
         scores = {
             "miou": mean_iou([row.class_id for row in self.rows], tp, fp, fn),
@@ -136,11 +142,16 @@ class FewShotSegmentor(pl.LightningModule):
         }
         self.log_dict({f"test/{k}": v for k, v in scores.items()}, batch_size=1, rank_zero_only=True)
 
+    @property
+    def guidance_figures(self) -> dict[str, float]:
+        """``guidance_within`` and ``guidance_between`` of the last test, where the method has a z."""
+        shares = self.guidance.compute()
+        return {} if shares is None else {f"guidance_{name}": share for name, share in shares._asdict().items()}
+
     def predict_step(self, batch: EpisodeBatch, batch_idx: int) -> list[np.ndarray[Any, Any]]:
         """Masks (H, W) uint8 of the batch's queries, 0 or 1, at original size."""
         self._check_shots(batch, "--data.n_shot")
-        prediction, _ = evaluation.predict(self.network, batch)
-        return evaluation.masks(batch, prediction)
+        return evaluation.masks(batch, evaluation.predict(self.network, batch).logits)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Encoders learn with ``lr * encoder_lr_factor``, everything else with ``lr``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import json
 from collections.abc import Mapping
@@ -33,14 +34,21 @@ def build(name: str, hyper_parameters: dict[str, Any]) -> pl.LightningModule:
 
 
 def class_named(name: str) -> type[pl.LightningModule]:
-    """The class of that name in ``fewseg.models``.
+    """The class of that name in ``fewseg.models``, or of that import path: ``PANet`` or ``my_package.mine.MyMethod``.
 
     Raises:
         FewsegError: there is none.
     """
-    method = getattr(zoo, name, None)
+    module, _, last = name.rpartition(".")
+    try:
+        home = zoo if module in ("", zoo.__name__) else importlib.import_module(module)
+    except ImportError as error:
+        remedy = "check that Python finds it from here"
+        raise FewsegError("model", repr(name), f"a module that can be imported ({error})", remedy) from None
+    method = getattr(home, last, None)
     if not (inspect.isclass(method) and issubclass(method, pl.LightningModule)):
-        raise FewsegError("model", repr(name), f"one of {', '.join(zoo.__all__)}", "correct the spelling")
+        wanted = f"one of {', '.join(zoo.__all__)}, or the import path of a LightningModule"
+        raise FewsegError("model", repr(name), wanted, "correct the spelling")
     return method
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewseg.episode import NEGATIVE, POSITIVE, UNKNOWN, EpisodeBatch, Features
-from fewseg.functional.annotations import annotated, silence, weights_of
+from fewseg.functional.annotations import annotated, silence, upsampled_weights, weights_of
 from fewseg.functional.geometry import upsample
 from fewseg.functional.pooling import masked_mean
 from fewseg.functional.similarity import cosine_maps
@@ -137,24 +137,13 @@ class PaperPANetNetwork(PANetNetwork):
         self.alignment = alignment
 
     def weights(self, annotations: Tensor, label: int, features: Tensor) -> Tensor:
-        """The mask under the adjoint of bilinear upsampling.
-
-        The original upsamples the features to the mask and sums them under it. A sum under U f is the same sum of f
-        under the transposed U, which never builds a map of 512 channels at image size.
-        """
-        mask = (annotations == label).to(features.dtype)
-        rows, columns = (_bilinear(features.shape[d], mask.shape[d]).to(mask) for d in (-2, -1))
-        return rows @ mask @ columns.mT
+        """The original upsamples the features to the mask and sums them under it: the same sums."""
+        size = (features.shape[-2], features.shape[-1])
+        return upsampled_weights((annotations == label).to(features.dtype), size)
 
     def original_entries(self) -> list[Tensor | None]:
         """The 13 convolutions: weight, bias."""
         return [p for convolution in self.encoder.convolutions() for p in convolution.parameters()]
-
-
-def _bilinear(cells: int, pixels: int) -> Tensor:
-    """The transposed matrix (cells, pixels) of bilinear upsampling along one axis, align_corners=False."""
-    eye = torch.eye(cells, dtype=torch.float64)[None]
-    return F.interpolate(eye, size=pixels, mode="linear", align_corners=False)[0]
 
 
 class PANet(FewShotSegmentor):

@@ -16,6 +16,7 @@ from fewseg.modules.vgg import BGR_MEAN, VGG16, load_torchvision
 
 STRIDE = 32
 MIN_SIZE = 33  # pixels of a side
+FIRST_PADDING = 81  # of conv1_1: the least that leaves the decoder nothing to crop at the top and left
 
 
 class FCN32s(ImageEncoder):
@@ -27,15 +28,18 @@ class FCN32s(ImageEncoder):
         lite: True ends at fc6 with 256 channels and Dropout2d; False has fc6 and fc7 with 4096 and dropout.
         weights: a .safetensors file with torchvision's VGG-16 names (the Caffe weights), or None.
         trainable: False freezes the parameters.
+        first_padding: of conv1_1. 81 puts cell i at pixel 32 i + 31.5; 1 takes 224 pixels to one cell, as a classifier.
 
     >>> FCN32s(lite=True).eval()(torch.rand(1, 3, 33, 65)).maps[0].shape
     torch.Size([1, 256, 1, 2])
     """
 
-    def __init__(self, lite: bool, weights: str | None = None, trainable: bool = True) -> None:
+    def __init__(
+        self, lite: bool, weights: str | None = None, trainable: bool = True, first_padding: int = FIRST_PADDING
+    ) -> None:
         super().__init__(mean=BGR_MEAN, std=(1.0, 1.0, 1.0), scale=1.0, trainable=trainable)
-        self.lite = lite
-        self.vgg = VGG16([nn.MaxPool2d(2, ceil_mode=True) for _ in range(5)], first_padding=81)
+        self.lite, self.first_padding = lite, first_padding
+        self.vgg = VGG16([nn.MaxPool2d(2, ceil_mode=True) for _ in range(5)], first_padding=first_padding)
         self.fc6 = nn.Conv2d(512, 256 if lite else 4096, 7)
         self.fc7 = None if lite else nn.Conv2d(4096, 4096, 1)
         self.drop: nn.Module = nn.Dropout2d(0.5) if lite else nn.Dropout(0.5)
@@ -49,7 +53,7 @@ class FCN32s(ImageEncoder):
 
     def extra_repr(self) -> str:
         """What the fingerprint covers beside the parameters."""
-        return f"lite={self.lite}"
+        return f"lite={self.lite}, first_padding={self.first_padding}"
 
     def convolutions(self) -> list[nn.Conv2d]:
         """All convolutions, first to last."""
@@ -104,25 +108,28 @@ class AnnotationPool(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A fixed, unpadded transposed convolution with the bilinear kernel, cropped at the bottom and right.
+    """A fixed, unpadded transposed convolution with the bilinear kernel, cropped to the image.
 
     It is not interpolation: within 32 pixels of the border the logits fade towards 0, which the loss sees.
 
     Args:
         channels: of the dense kernel; its diagonal is the bilinear kernel. A parameter without gradient, see
             ``AnnotationPool``.
+        offset: rows and columns cropped at the top and left: what conv1_1 is padded by beyond 81.
 
     >>> Decoder(1)(torch.ones(1, 2, 1, 1), (33, 33))[0, 0, 31, 31].item()
     0.96899...
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, offset: int = 0) -> None:
         super().__init__()
+        self.offset = offset
         kernel = torch.eye(channels)[:, :, None, None] * bilinear_kernel()
         self.kernel = nn.Parameter(kernel, requires_grad=False)
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
         """Logits (B, n, H, W) of scores (B, n, h, w); n is a multiple of ``channels``."""
         grouped = scores.reshape(-1, self.kernel.shape[0], *scores.shape[-2:])
-        logits = F.conv_transpose2d(grouped, self.kernel, stride=STRIDE)[..., : size[0], : size[1]]
+        logits = F.conv_transpose2d(grouped, self.kernel, stride=STRIDE)
+        logits = logits[..., self.offset : self.offset + size[0], self.offset : self.offset + size[1]]
         return logits.reshape(*scores.shape[:2], *size)

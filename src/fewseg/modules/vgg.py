@@ -98,18 +98,28 @@ def panet_vgg16(weights: str | None = None, trainable: bool = True) -> VGG16:
     )
 
 
+def sgone_vgg16(weights: str | None = None, trainable: bool = True) -> VGG16:
+    """SG-One's: 3x3 pools of stride 2, 2, 2, 1, 1 and no dilation; taps after the last three.
+
+    >>> [tuple(m.shape) for m in sgone_vgg16()(torch.rand(1, 3, 17, 13)).maps]
+    [(1, 256, 3, 2), (1, 512, 3, 2), (1, 512, 3, 2)]
+    """
+    pools = [nn.MaxPool2d(3, stride, 1) for stride in (2, 2, 2, 1, 1)]
+    return VGG16(pools, taps=(2, 3, 4), weights=weights, trainable=trainable)
+
+
 @torch.no_grad()
 def load_torchvision(convolutions: Sequence[nn.Conv2d], weights: str) -> None:
-    """Loads the 13 convolutions, and fc6 and fc7 where there are 15, from a file with torchvision's VGG-16 names.
+    """Loads the 13 convolutions, and what there is of fc6, fc7 and fc8, from a file with torchvision's VGG-16 names.
 
     Args:
-        convolutions: 13, or 15 with fc6 and fc7 as convolutions.
+        convolutions: 13, or up to 16 with fc6, fc7 and fc8 as convolutions.
         weights: a .safetensors file, looked up as ``find_weights`` says.
 
     Raises:
         FewsegError: the file lacks a tensor, or holds one of another size.
     """
-    names = [f"features.{place}" for place in _TORCHVISION] + ["classifier.0", "classifier.3"]
+    names = [f"features.{place}" for place in _TORCHVISION] + ["classifier.0", "classifier.3", "classifier.6"]
     path = find_weights(weights)
     try:
         state = load_file(path)

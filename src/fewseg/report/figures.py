@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
-from fewseg.results import Line, amount, points
+from fewseg.results import Comparison, Line, amount, points
 
 # Okabe and Ito's palette without its yellow, which is too light for lines on white
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("solid", "dash", "dot")
 _SYMBOLS = ("circle", "square", "diamond")
 _PATTERNS = ("", "/", "x")
+_SMALLEST = 1e-8  # a share of 0 has no place on a logarithmic axis
 
 
 class Style(NamedTuple):
@@ -114,6 +116,77 @@ def per_class(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[str, g
     names = dict.fromkeys(name for line in scored for name in line.per_class_iou)
     axis = {"type": "category", "categoryorder": "array", "categoryarray": [html.escape(name) for name in names]}
     return f"K = {chosen[1]}, P = {points(chosen[0])}", _finish(figure, axis, "IoU")
+
+
+def forest(compared: Sequence[Comparison], style: Mapping[str, Style]) -> list[tuple[str, go.Figure]]:
+    """Differences to the reference with their intervals, at the settings with the least and the most annotation.
+
+    Configurations lie one above the other, the best on top. Hollow: not separated from the reference.
+    """
+    shown = [one for one in compared if one.difference is not None]
+    settings = sorted({(amount(one.n_points), one.n_shot) for one in shown})
+    found = []
+    for chosen in dict.fromkeys(settings[:1] + settings[-1:]):
+        own = [one for one in shown if (amount(one.n_points), one.n_shot) == chosen]
+        own.sort(key=lambda one: one.difference or 0.0)
+        figure = go.Figure()
+        for one in own:
+            look = style[one.config]
+            bars = _bars([one.difference], [one.ci95])
+            separated = one.seen in ("above", "below")
+            figure.add_scatter(
+                name=html.escape(one.config),
+                x=[one.difference],
+                y=[html.escape(one.config)],
+                error_x=bars,
+                mode="markers",
+                marker={"symbol": look.symbol + ("" if separated else "-open"), "size": 11, "color": look.colour},
+                hovertemplate="%{x:+.3f}" + (f", {one.seen}" if one.seen else ""),
+            )
+        figure.add_vline(x=0, line={"color": "#57606a", "width": 1})
+        title = html.escape(f"mIoU minus that of {own[0].reference}")
+        _finish(figure, {"title": title, "showgrid": True, "gridcolor": "#e8eaed"}, "")
+        rows = [html.escape(one.config) for one in own]
+        figure.update_layout(showlegend=False, height=130 + 32 * len(rows))
+        figure.update_yaxes(type="category", categoryorder="array", categoryarray=rows)
+        n_shot, n_points = own[0].n_shot, points(own[0].n_points)
+        found.append((f"K = {n_shot}, P = {n_points}", figure))
+    return found
+
+
+def guidance_spread(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[str, go.Figure] | None:
+    """Shares of z that differ within and between classes, at every K and P; None where no run has them."""
+    shown = [line for line in lines if {"guidance_within", "guidance_between"} & line.figures.keys()]
+    if not shown:
+        return None
+    titles = {"guidance_within": "within classes", "guidance_between": "between classes"}
+    figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.03)
+    _finish(figure, {}, "share of the mean squared length of z")
+    order = sorted({(line.n_shot, amount(line.n_points), line.n_points) for line in shown}, key=lambda at: at[:2])
+    names = [f"K {n_shot}, P {points(n_points)}" for n_shot, _, n_points in order]
+    for place, (name, title) in enumerate(titles.items(), start=1):
+        for config in dict.fromkeys(line.config for line in shown):
+            own = [line for line in shown if line.config == config and name in line.figures]
+            own.sort(key=lambda line: (line.n_shot, amount(line.n_points)))
+            look = style[config]
+            figure.add_scatter(
+                name=html.escape(config),
+                legendgroup=html.escape(config),
+                showlegend=place == 1,
+                x=[f"K {line.n_shot}, P {points(line.n_points)}" for line in own],
+                y=[max(line.figures[name], _SMALLEST) for line in own],
+                customdata=[line.figures[name] for line in own],
+                mode="lines+markers",
+                line={"color": look.colour, "dash": look.dash},
+                marker={"symbol": look.symbol, "size": 9},
+                hovertemplate="%{x}: %{customdata:.2g}",
+                row=1,
+                col=place,
+            )
+        axis = {"title": title, "type": "category", "categoryorder": "array", "categoryarray": names}
+        figure.update_xaxes(automargin=True, row=1, col=place, **axis)
+    figure.update_yaxes(type="log", showgrid=True, gridcolor="#e8eaed", exponentformat="power", rangemode="normal")
+    return "variance of z, as shares of its mean squared length; the rest is common to all episodes", figure
 
 
 def learning_curves(curves: Sequence[Curve], style: Mapping[str, Style], title: str) -> go.Figure:

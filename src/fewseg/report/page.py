@@ -21,11 +21,28 @@ from fewseg.report.figures import (
     against_points,
     against_shots,
     embed,
+    forest,
+    guidance_spread,
     learning_curves,
     per_class,
     styles,
 )
-from fewseg.results import FIGURES, Line, amount, collect, leaderboard, points, training_notes, write_text
+from fewseg.results import (
+    COMPARED,
+    FIGURES,
+    Comparison,
+    Line,
+    amount,
+    collect,
+    compare,
+    comparison_cells,
+    figure_text,
+    leaderboard,
+    points,
+    reference_of,
+    training_notes,
+    write_text,
+)
 
 _PICTURE_BYTES = 3_000_000  # keeps the page, plotly included, below 10 MB
 _PICTURES_OF_A_KIND = 2
@@ -64,11 +81,13 @@ def build_report(out: Path, folds_expected: int | None = None) -> Path:
     sections = [_headline(lines)]
     if lines:
         sections.append(_leaderboard(lines, style))
+    compared = compare(rows, out, reference_of(out))
+    sections.append(_comparisons(compared, style))
     plots = _plots(lines, rows, style, out)
     sections += [plots, _pictures(lines, style, out), _regenerate(out)]
     files = resources.files("fewseg.report")
     css, js = ((files / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    plotly = f"<script>{get_plotlyjs()}</script>\n" if plots else ""
+    plotly = f"<script>{get_plotlyjs()}</script>\n" if plots or compared else ""
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -186,7 +205,7 @@ def _leaderboard(lines: Sequence[Line], style: dict[str, Style]) -> str:
             "95 % interval": _interval(line, scale, style[line.config].colour),
             "FB-IoU": _number(line.figures.get("fb_iou")),
             "positive IU": _number(line.figures.get("positive_iou")),
-            **{FIGURES[name]: _number(line.figures.get(name)) for name in extra},
+            **{FIGURES[name]: _figure_cell(name, line.figures.get(name)) for name in extra},
             "s/episode": _number(line.figures.get("seconds_per_episode")),
             "parameters": _millions(line.runs[0].get("n_parameters")),
             "trained": _millions(line.runs[0].get("n_trained_parameters")),
@@ -217,6 +236,10 @@ def _number(value: float | None) -> _Cell:
     return _Cell("") if value is None else _Cell(f"{value:.3f}", value)
 
 
+def _figure_cell(name: str, value: float | None) -> _Cell:
+    return _Cell("") if value is None else _Cell(figure_text(name, value), value)
+
+
 def _millions(count: int | None) -> _Cell:
     return _Cell("") if count is None else _Cell(f"{count / 1e6:.2f} M" if count else "0", count)
 
@@ -236,6 +259,45 @@ def _interval(line: Line, scale: tuple[float, float], colour: str) -> _Cell:
     )
 
 
+def _comparisons(compared: Sequence[Comparison], style: dict[str, Style]) -> str:
+    """Every configuration against the reference: a forest plot at the ends of the settings, and all as a table."""
+    if not compared:
+        return ""
+    parts = []
+    groups = groupby(compared, lambda one: (one.dataset, one.task, one.protocol))  # they come sorted
+    several = len({(one.dataset, one.task, one.protocol) for one in compared}) > 1
+    for i, (names, members) in enumerate(groups):
+        where = f" ({', '.join(names)})" if several else ""
+        for j, (caption, drawn) in enumerate(forest(list(members), style)):
+            plot = embed(drawn, f"compared-{i}-{j}")
+            parts.append(f"<figure><figcaption>{_text(caption + where)}</figcaption>{plot}</figure>\n")
+    heads, body = comparison_cells(compared)
+    kinds = {head: "text" for head in heads if head in _TEXT}
+    top = "".join(
+        f'<th class="{kinds.get(h, "")}" scope="col"><button type="button">{_text(h)}</button></th>' for h in heads
+    )
+    rows = []
+    for one, line in zip(compared, body, strict=True):
+        low = "" if one.ci95 is None else one.ci95[0]
+        by_value = {"P": 1e9 if one.n_points is None else one.n_points, "95 % paired interval": low}
+        cells = []
+        for head, content in zip(heads, line, strict=True):
+            mark = style[one.config].colour if head == "config" else ""
+            swatch = f'<span class="swatch" style="background:{mark}"></span>' if mark else ""
+            cells.append(_td(_Cell(swatch + _text(content), by_value.get(head, content), kinds.get(head, ""))))
+        rows.append("<tr>" + "".join(cells) + "</tr>\n")
+    reference = compared[0].reference
+    return (
+        f"<h2>Compared with {_text(reference)}</h2>\n"
+        f'<p class="quiet">{_text(" ".join(COMPARED.split()))} Hollow marks: not separated.</p>\n{"".join(parts)}'
+        f'<div class="scroll"><table class="sortable">\n<thead><tr>{top}</tr></thead>\n'
+        f"<tbody>\n{''.join(rows)}</tbody>\n</table></div>\n"
+    )
+
+
+_TEXT = {"dataset", "task", "protocol", "config", "seen", "note"}  # heads of columns that sort by letters
+
+
 def _plots(lines: Sequence[Line], rows: Sequence[dict[str, Any]], style: dict[str, Style], out: Path) -> str:
     def group(line: Line) -> tuple[str, str, str]:
         return line.dataset, line.task, line.protocol
@@ -248,6 +310,7 @@ def _plots(lines: Sequence[Line], rows: Sequence[dict[str, Any]], style: dict[st
             ("Accuracy against annotated pixels", against_points(members, style)),
             ("Accuracy against annotated images", against_shots(members, style)),
             ("Accuracy per class", per_class(members, style)),
+            ("How much the guidance varies", guidance_spread(members, style)),
         ):
             if figure is not None:
                 found.append((title + where, figure[0], figure[1]))
@@ -258,8 +321,18 @@ def _plots(lines: Sequence[Line], rows: Sequence[dict[str, Any]], style: dict[st
     parts = []
     for i, (title, caption, drawn) in enumerate(found):
         plot = embed(drawn, f"figure-{i}")
-        parts.append(f"<h2>{_text(title)}</h2>\n<figure><figcaption>{_text(caption)}</figcaption>{plot}</figure>\n")
+        told = f'<p class="quiet">{_SPREAD}</p>\n' if title.startswith("How much the guidance") else ""
+        parts.append(
+            f"<h2>{_text(title)}</h2>\n{told}<figure><figcaption>{_text(caption)}</figcaption>{plot}</figure>\n"
+        )
     return "".join(parts)
+
+
+_SPREAD = (
+    "Within: how far z differs among supports of one class. Between: how far the means of classes lie apart. Where "
+    "both are tiny, z is nearly one constant and the support hardly says what to segment. Where only the first is "
+    "tiny, the supports of a class are interchangeable, and more annotation hardly moves the answer."
+)
 
 
 def _curves(rows: Sequence[dict[str, Any]], column: str, out: Path) -> list[Curve]:

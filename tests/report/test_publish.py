@@ -1,0 +1,139 @@
+"""What ``experiments/publish.py`` writes: results, the README's table and the numbers in the methods' pages."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+from fake_benchmark import add_pictures, fake_run
+
+from fewseg.results import leaderboard, summarise, write_json, write_text
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("publish", ROOT / "experiments" / "publish.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory):
+    """Two methods on two folds at three P and three K, compared with one of them."""
+    out = tmp_path_factory.mktemp("runs")
+    runs = []
+    for config in ("panet", "guided"):
+        for fold in (0, 1):
+            for n_shot, n_points in ((1, 1), (1, 5), (1, None), (2, None), (5, None)):
+                runs.append(fake_run(out, config, fold, n_shot=n_shot, n_points=n_points, training_note="9 steps"))
+            if fold == 0:
+                add_pictures(runs[-3])
+    write_json(out / "plan.json", {"n_folds": 4, "runs": [r.name for r in runs], "compare": {"reference": "guided"}})
+    return out
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A project with a README and pages of three methods."""
+    root = tmp_path / "project"
+    write_text(root / "README.md", "before\n<!-- fake -->\nold\n<!-- /fake -->\nafter\n")
+    for name in ("PANet", "SGOne", "Nobody"):
+        page = f"# {name}\n\n<!-- results:{name} -->\n<!-- /results:{name} -->\n\nafter\n"
+        write_text(root / "docs" / "methods" / f"{name.lower()}.md", page)
+    write_text(root / "docs" / "methods" / "plain.md", "# without marks\n")
+    return root
+
+
+def lines_of(text, start):
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith(start)]
+
+
+def test_a_benchmark_is_published(script, benchmark, root):
+    picture = root / "docs" / "episodes.png"
+    assert script.publish(benchmark, "fake", "make fake", root, picture, ["guided", "panet"]) == 20
+    results = root / "experiments" / "results"
+    assert len(json.loads((results / "fake.json").read_text())) == 20
+    summary = (results / "fake.md").read_text()
+    assert "## Compared with guided" in summary
+    assert "Regenerate with `make fake`." in summary
+    readme = (root / "README.md").read_text()
+    assert readme.startswith("before\n<!-- fake -->\n| config | K | P | mIoU |")
+    assert readme.endswith("<!-- /fake -->\nafter\n")
+    assert {(row[1], row[2]) for row in lines_of(readme, "| panet")} == {("1", "1"), ("1", "dense"), ("5", "dense")}
+    assert "z within" not in readme
+    assert "Training: 9 steps." in readme
+    assert picture.is_file()
+    before = {path: path.read_bytes() for path in root.rglob("*.*") if path.is_file()}
+    script.publish(benchmark, "fake", "make fake", root, picture, ["guided", "panet"])
+    assert before == {path: path.read_bytes() for path in root.rglob("*.*") if path.is_file()}
+
+
+def test_a_second_benchmark_keeps_the_first_in_the_index(script, benchmark, root):
+    script.publish(benchmark, "fake", "make fake", root)
+    script.publish(benchmark, "again", "make again", root)
+    assert {name: entry["command"] for name, entry in script.index(root).items()} == {
+        "fake": "make fake",
+        "again": "make again",
+    }
+
+
+def test_pages_hold_the_papers_numbers_beside_ours(script, benchmark, root):
+    script.publish(benchmark, "fake", "make fake", root)
+    pages = {path.stem: text for path, text in script.pages(root).items()}
+    assert pages.keys() == {"panet", "sgone", "nobody"}
+    text = pages["panet"]
+    paper = lines_of(text, "| paper")
+    assert paper[0][:9] == ["paper: PANet", "PASCAL-5i", "mIoU", "1", "42.3", "58.0", "51.1", "41.2", "48.1"]
+    ours = lines_of(text, "| ours")
+    assert [row[:4] for row in ours] == [["ours: panet", "shapes5i (fake)", "mIoU", k] for k in ("1", "5")]
+    line = next(
+        x
+        for x in leaderboard(summarise(benchmark), benchmark)
+        if (x.config, x.n_shot, x.n_points) == ("panet", 1, None)
+    )
+    expected = [f"{100 * v:.1f}" for v in (line.folds[0], line.folds[1], line.miou)]
+    assert [ours[0][4], ours[0][5], ours[0][8]] == expected
+    assert ours[0][6:8] == ["", ""]
+    assert ours[0][9] == f"{100 * line.ci95[0]:.1f} to {100 * line.ci95[1]:.1f}"
+    assert ours[0][10] == "partial (folds 0, 1 of 4)"
+    assert "Ours on shapes5i are of other data than PASCAL-5i" in text
+    assert "**do not compare**" in text
+    assert "regenerate with `make fake`" in text
+    assert text.startswith("# PANet\n")
+    assert text.endswith("<!-- /results:PANet -->\n\nafter\n")
+    assert "There is no committed number of ours yet." in pages["sgone"]
+    assert "the folds average 45.6: the printed mean contradicts them" in pages["sgone"]
+    assert "There is no committed number of this method yet" in pages["nobody"]
+
+
+def test_pages_written_twice_do_not_change(script, benchmark, root):
+    script.publish(benchmark, "fake", "make fake", root)
+    first = script.pages(root)
+    for path, text in first.items():
+        write_text(path, text)
+    assert script.pages(root) == first
+
+
+def test_the_pages_are_up_to_date_with_the_results(script):
+    """Else: python experiments/publish.py --pages."""
+    stale = [path.name for path, text in script.pages().items() if text != path.read_text(encoding="utf-8")]
+    assert stale == []
+
+
+def test_marks_name_the_method_of_their_page(script):
+    for path in script.pages():
+        (name,) = re.findall(r"<!-- results:(\w+) -->", path.read_text(encoding="utf-8"))
+        source = (ROOT / "src" / "fewseg" / "models" / f"{path.stem}.py").read_text(encoding="utf-8")
+        assert re.search(rf"^class {name}\(", source, re.MULTILINE), f"{path.name} marks {name}"
+
+
+def test_the_index_names_what_is_published(script):
+    for name, entry in script.index().items():
+        rows = json.loads((ROOT / "experiments" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        assert f"`{entry['command']}`" in (ROOT / "experiments" / "results" / f"{name}.md").read_text(encoding="utf-8")
+        dense = {(r["config"], r["protocol"], r["n_shot"]) for r in rows if r["n_points"] is None}
+        assert {(e["config"], e["protocol"], e["n_shot"]) for e in entry["dense_intervals"]} == dense
