@@ -338,9 +338,9 @@ def test_a_shared_encoder_sees_supports_and_queries_alike(name):
 
 @methods(lambda network: network.trainable)
 def test_overfits_one_image_with_either_object(name):
-    """What is not class-blind also learns the opposite annotation of the same images."""
+    """What does not learn class-blind also learns the opposite annotation of the same images."""
     network = create(name).network
-    batch = two_blob_batch(network, n=2 if network.uses_support else 1)
+    batch = two_blob_batch(network, n=2 if network.uses_support and network.episodic else 1)
     optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], 3e-3)
     network.train()
     for _ in range(60):

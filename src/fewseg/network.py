@@ -17,7 +17,8 @@ class SegmentorNetwork(nn.Module):
     """A few-shot segmentor: plain torch, no episode state on the module, ever.
 
     A subclass sets ``encoder`` and writes ``guide`` and ``segment``. Class attributes tell shared tests and tools what
-    a method can do; nothing asks for its name.
+    a method can do; nothing asks for its name. Three of them may depend on hyper-parameters, and then a constructor
+    sets them on the instance.
     """
 
     output: ClassVar[str] = "masks"  # "masks" or "instances"
@@ -26,9 +27,10 @@ class SegmentorNetwork(nn.Module):
     accepts_sparse: ClassVar[bool] = True  # unknown pixels in annotations are meaningful
     order_invariant: ClassVar[bool] = True  # the order of shots does not matter
     trainable: ClassVar[bool] = True  # has parameters that learn from episodes
-    cacheable: ClassVar[bool] = True  # works on cached Features of a frozen encoder
-    early: ClassVar[bool] = False  # sees supports and annotations together: encode_support keeps the images
-    shared_encoder: ClassVar[bool] = True  # support and query features come from one encoder
+    episodic: ClassVar[bool] = True  # its training reads the supports; False: only its answer does
+    cacheable: bool = True  # works on cached Features of a frozen encoder
+    early: bool = False  # sees supports and annotations together: encode_support keeps the images
+    shared_encoder: bool = True  # support and query features come from one encoder
     exportable: ClassVar[bool] = True  # torch.export traces its verbs
     min_size: ClassVar[int] = 1  # smallest image side in pixels
     max_shot: ClassVar[int | None] = None  # largest K, None = any

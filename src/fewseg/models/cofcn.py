@@ -57,8 +57,8 @@ class CoFCNNetwork(SegmentorNetwork):
     torch.Size([1, 2, 17, 13])
     """
 
-    early: ClassVar[bool] = True
-    shared_encoder: ClassVar[bool] = False
+    early: bool = True
+    shared_encoder: bool = False
 
     # Annotation channels are +-amplitude. The original's is 128 beside colours on the scale 0..255; divided by the mean
     # deviation of colours on that scale it is this, 2.22.
@@ -137,7 +137,7 @@ class PaperCoFCNNetwork(CoFCNNetwork):
     """
 
     min_size: ClassVar[int] = MIN_SIZE
-    cacheable: ClassVar[bool] = False  # exact only in its own precision
+    cacheable: bool = False  # exact only in its own precision
     encoder: FCN32s
     amplitude: float = 128.0
 

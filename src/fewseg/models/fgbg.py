@@ -81,7 +81,7 @@ class PaperFgBgNetwork(FgBgNetwork):
     """
 
     min_size: ClassVar[int] = MIN_SIZE
-    cacheable: ClassVar[bool] = False  # exact only in its own precision
+    cacheable: bool = False  # exact only in its own precision
     encoder: FCN32s
     head: nn.Conv2d
 

@@ -42,7 +42,7 @@ class Tuning(NamedTuple):
     """How the support is learned: steps at a rate, of what comes after the encoder or of all layers."""
 
     steps: int = 20
-    lr: float = 0.1
+    lr: float = 0.03
     tune: Tuned = "head"
     optimizer: TuneOptimizer = "sgd"
 
@@ -98,9 +98,9 @@ class FineTuneNetwork(FgBgNetwork):
         everything = tuning.tune == "all"
         learned = [n for n, p in self.named_parameters() if p.requires_grad]
         self.tuned = tuple(n for n in learned if everything or not n.startswith("encoder."))
-        self.early = everything  # type: ignore[misc]  # what is encoded beforehand depends on what is tuned
+        self.early = everything  # what is encoded beforehand depends on what is tuned
         if everything:
-            self.cacheable = False  # type: ignore[misc]
+            self.cacheable = False
 
     def encode_support(self, images: Tensor | Features) -> Features:
         """Maps (B, K, C, h, w) of the encoder, or the normalised images where all layers are tuned."""
@@ -247,7 +247,7 @@ class FineTune(FewShotSegmentor):
         variant: Literal["standard", "paper"] = "standard",
         trained: str | None = None,
         steps: int = 20,
-        tune_lr: float = 0.1,
+        tune_lr: float = 0.03,
         tune: Tuned = "head",
         tune_optimizer: TuneOptimizer = "sgd",
         lr: float = 2e-3,

@@ -437,8 +437,8 @@ class EarlyGuidedNetwork(GuidedNetwork):
         pooling: over all positions of a support.
     """
 
-    early: ClassVar[bool] = True
-    shared_encoder: ClassVar[bool] = False
+    early: bool = True
+    shared_encoder: bool = False
     n_z: ClassVar[int] = 1
 
     def __init__(
@@ -484,8 +484,8 @@ class MaskedGuidedNetwork(GuidedNetwork):
         pooling: over all positions of a masked support.
     """
 
-    early: ClassVar[bool] = True
-    shared_encoder: ClassVar[bool] = False  # its supports are other images
+    early: bool = True
+    shared_encoder: bool = False  # its supports are other images
 
     def __init__(
         self,
@@ -550,7 +550,7 @@ class PaperGuidedNetwork(GuidedNetwork):
     """
 
     min_size: ClassVar[int] = MIN_SIZE
-    cacheable: ClassVar[bool] = False  # exact only in its own precision
+    cacheable: bool = False  # exact only in its own precision
     encoder: FCN32s
     head: Head
 

@@ -14,7 +14,7 @@ Deviation of ``variant="paper"``: the support is resized with antialiasing, so t
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -98,8 +98,8 @@ class OSLSMNetwork(SegmentorNetwork):
     torch.Size([1, 2, 17, 13])
     """
 
-    early: ClassVar[bool] = True
-    shared_encoder: ClassVar[bool] = False
+    early: bool = True
+    shared_encoder: bool = False
 
     scale: float = 1.0  # of the regressed weights
     embedding: nn.Module
@@ -171,7 +171,7 @@ class PaperOSLSMNetwork(OSLSMNetwork):
         trainable: False freezes the query branch.
     """
 
-    cacheable: ClassVar[bool] = False  # exact only in its own precision
+    cacheable: bool = False  # exact only in its own precision
     encoder: FCN32s
     support_encoder: FCN32s
     regressor: nn.Conv2d

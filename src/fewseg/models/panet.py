@@ -10,7 +10,7 @@ Deviation of both: a shot that lacks a label does not count for that label's pro
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -126,7 +126,7 @@ class PaperPANetNetwork(PANetNetwork):
         trainable: False freezes the trunk.
     """
 
-    cacheable: ClassVar[bool] = False  # exact only in its own precision
+    cacheable: bool = False  # exact only in its own precision
     encoder: VGG16
     eps: float = 1e-5
 

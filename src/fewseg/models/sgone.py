@@ -217,9 +217,9 @@ class SGOneNetwork(SegmentorNetwork):
             assert support_encoder is not None
             self.support_guidance = self.guidance_branch(support_encoder, width)
         # flags of the class, here of the design: an instance says what it can do
-        self.early = chosen.support in ("mask_image", "concat")  # type: ignore[misc]
-        self.shared_encoder = not (self.early or chosen.two_encoders)  # type: ignore[misc]
-        self.cacheable = self.early or not chosen.two_encoders  # type: ignore[misc]  # a cache holds one encoder's maps
+        self.early = chosen.support in ("mask_image", "concat")
+        self.shared_encoder = not (self.early or chosen.two_encoders)
+        self.cacheable = self.early or not chosen.two_encoders  # a cache holds one encoder's maps
         if self.early and self.support_guidance is None:
             self.support_norm = self.norm(width)  # what is drawn into or cut out of supports moves their statistics
         self.segmentation: SegmentationBranch | None = None
@@ -319,7 +319,7 @@ class PaperSGOneNetwork(SGOneNetwork):
         trainable: False freezes the trunk.
     """
 
-    cacheable: ClassVar[bool] = False  # exact only in its own precision
+    cacheable: bool = False  # exact only in its own precision
     encoder: VGG16
     # a 1x1 convolution with padding: a ring of cells that hold its bias, and logits stretched over it
     exit_padding: ClassVar[int] = 1
@@ -328,7 +328,7 @@ class PaperSGOneNetwork(SGOneNetwork):
         two = design is not None and design.two_encoders
         supports = sgone_vgg16(weights, trainable) if two else None
         super().__init__(sgone_vgg16(weights, trainable), 128, design, supports)
-        self.cacheable = False  # type: ignore[misc]
+        self.cacheable = False
         branches = [self.guidance, self.support_guidance, self.segmentation]
         for module in (m for branch in branches if branch for m in branch.modules() if isinstance(m, nn.Conv2d)):
             nn.init.xavier_uniform_(module.weight)
