@@ -94,11 +94,12 @@ CHOICES = {
     "similarity": ("none", "prototype", "nearest", "both"),
     "support_grid": ("pool", "interpolate", "dilate"),
     "annotation_map": (False, True),
+    "self_support": (False, True),
 }
 SPACE = [dict(zip(CHOICES, values, strict=True)) for values in itertools.product(*CHOICES.values())]
 
 
-def meaningful(fusion, locality, inference, head, pooling, similarity, support_grid, annotation_map):
+def meaningful(fusion, locality, inference, head, pooling, similarity, support_grid, annotation_map, self_support):
     """What the documentation's table says, written down a second time."""
     everywhere = set(itertools.product(CHOICES["fusion"], ("global",)))
     allowed = {
@@ -113,12 +114,13 @@ def meaningful(fusion, locality, inference, head, pooling, similarity, support_g
         and (pooling == "mean" or locality == "global")
         and (similarity == "none" or (fusion == "late" and inference == "fusion"))
         and (support_grid == "pool" or fusion == "late")
+        and (not self_support or (similarity in ("prototype", "both") and locality == "global"))
         and (not annotation_map or (fusion == "late" and inference != "nearest" and pooling == "mean"))
     )
 
 
 def test_every_combination_is_built_or_refused():
-    # 768 networks would take a minute: without the encoder's and the heads' sizes, as only the refusal is asked for
+    # 1,536 networks would take a minute: without the encoder's and the heads' sizes, as only the refusal is asked for
     built = 0
     for options in SPACE:
         if meaningful(**options):
@@ -145,11 +147,11 @@ RUN = [o for o in SPACE if meaningful(**o) and (differs_in_few(o) or (o["inferen
 RUN += [
     dict(zip(CHOICES, values, strict=True))
     for values in (
-        ("late", "local", "fusion", "separate", "mean", "both", "interpolate", True),
-        ("late", "global", "fusion", "separate", "max", "both", "dilate", False),
-        ("late", "global", "fusion", "shared", "mean", "nearest", "interpolate", True),
-        ("masked", "local", "fusion", "separate", "mean", "none", "pool", False),
-        ("masked", "global", "fusion", "separate", "max", "none", "pool", False),
+        ("late", "local", "fusion", "separate", "mean", "both", "interpolate", True, False),
+        ("late", "global", "fusion", "separate", "max", "both", "dilate", False, True),
+        ("late", "global", "fusion", "shared", "mean", "nearest", "interpolate", True, False),
+        ("masked", "local", "fusion", "separate", "mean", "none", "pool", False, False),
+        ("masked", "global", "fusion", "separate", "max", "none", "pool", False, False),
     )
 ]
 
@@ -206,6 +208,8 @@ POINTS = {
     "max": {"pooling": "max"},
     "similar": {"head": "separate", "similarity": "both"},
     "logits": {"merge": "logits"},
+    "self-support": {"head": "separate", "similarity": "prototype", "self_support": True},
+    "self-support logits": {"similarity": "both", "self_support": True, "merge": "logits"},
     "similar logits": {"similarity": "both", "merge": "logits"},
     "nearest logits": {"inference": "nearest", "locality": "local", "merge": "logits"},
 }
@@ -562,6 +566,25 @@ def test_the_learned_map_starts_near_the_fixed_one_and_keeps_missing_labels_miss
     far = learned(features, weights, spread)
     assert (far[:, 0] == 0).all()
     assert (far[:, 1] - found[:, 1]).max() > 0.5
+
+
+def test_the_second_pass_reads_the_means_of_what_the_first_one_found():
+    network = build(similarity="prototype", self_support=True).network.eval()
+    maps = torch.tensor([[1.0, 3.0], [5.0, 7.0]]).view(1, 1, 2, 2)
+    positive = torch.tensor([[0.0, 0.0], [0.75, 0.25]])
+    found = torch.stack([1 - positive, positive])[None]
+    assert network._means(maps, found).flatten().tolist() == pytest.approx([(1 + 3 + 1.25 + 5.25) / 3, 5.5])
+    empty = torch.zeros(1, 2, 2, 2)
+    assert network._means(maps, empty).tolist() == [[[0.0], [0.0]]]  # nothing found has no direction
+    assert set(network.losses(episodes(2, 1, labels))) == {"cross_entropy", "first_pass"}
+
+
+def test_the_second_pass_leaves_the_first_one_alone():
+    network = build(similarity="prototype", self_support=True).network.train()
+    batch = episodes(1, 1, labels)
+    network.losses(batch)["cross_entropy"].backward()
+    assert network.head.score.weight.grad is None
+    assert network.second.score.weight.grad.any()
 
 
 def test_similarity_is_that_of_the_raw_taps():

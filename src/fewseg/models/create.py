@@ -131,7 +131,8 @@ def load_model(path: str | Path, cls: type[FewShotSegmentor] | None = None) -> F
         raise FewsegError(str(folder), f"a {name}", f"a {cls.__name__}", "pass the class that was saved")
     model.load_weights(folder / "model.safetensors")
     model.image_size, model.image_resize = config.get("image_size"), config.get("image_resize")
-    encoder = getattr(model.network, "encoder", None)
-    if config.get("norm") == "frozen" and isinstance(encoder, ImageEncoder):
-        encoder.norm = "frozen"  # built without weights to start from, it would train
+    if config.get("norm") == "frozen":
+        for encoder in model.network.modules():
+            if isinstance(encoder, ImageEncoder):
+                encoder.norm = "frozen"  # built without weights to start from, it would train
     return model.eval()

@@ -13,6 +13,7 @@ Where each idea stands:
     how z guides inference            modules/heads.py: Head, Regression, Prototypes, Nearest
     several shots                     merge_cells (through z), GuidedNetwork.segment (after the logits)
     similarity maps (ours)            SimilarGuidedNetwork
+    a second pass (ours)              SelfSupportNetwork
 
 Deviations of ``variant="standard"``: an encoder of choice with all taps embedded to one width instead of fc6, area
 pooling of annotations and interpolation of logits instead of the fixed stride-32 kernels, three layers in the head
@@ -24,13 +25,14 @@ later shots with it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewseg.episode import NEGATIVE, POSITIVE, UNKNOWN, Features
+from fewseg.episode import NEGATIVE, POSITIVE, UNKNOWN, EpisodeBatch, Features
 from fewseg.errors import FewsegError
 from fewseg.functional.annotations import annotated, dilate, indicators, silence, upsampled_weights
 from fewseg.functional.geometry import upsample
@@ -42,7 +44,7 @@ from fewseg.modules.encoders import IMAGENET_STD, Embedding, Encoder
 from fewseg.modules.fcn32s import MIN_SIZE, AnnotationPool, Decoder, FCN32s, start
 from fewseg.modules.heads import Head, HeadKind, Nearest, Prototypes, Regression, nearest_maps
 from fewseg.modules.vgg import refuse_encoder
-from fewseg.network import SegmentorNetwork
+from fewseg.network import SegmentorNetwork, cross_entropy
 
 Fusion = Literal["late", "early", "masked"]
 Locality = Literal["global", "local"]
@@ -243,11 +245,15 @@ class GuidedNetwork(SegmentorNetwork):
 
         With ``merge="logits"`` they are the mean over the shots that annotate any positive pixel.
         """
+        return self.merged(self.logits, features, guidance)
+
+    def merged(self, answer: Callable[[Features, Any], Tensor], features: Features, guidance: Any) -> Tensor:
+        """The logits that ``answer`` gives to a guidance, merged over shots where ``merge`` says so, and silenced."""
         if self.merge == "features":
-            return silence(self.logits(features, guidance), guidance.annotated[:, POSITIVE])
+            return silence(answer(features, guidance), guidance.annotated[:, POSITIVE])
         n, shots = guidance.annotated.shape[:2]
         maps = tuple(m if m.shape[0] == 1 else m.repeat_interleave(shots, 0) for m in features.maps)
-        apart = self.logits(Features(maps, features.image_size), regroup(guidance, 2, (n * shots,)))
+        apart = answer(Features(maps, features.image_size), regroup(guidance, 2, (n * shots,)))
         positive = guidance.annotated[..., POSITIVE]  # (B, K)
         return silence(_mean_of(apart.unflatten(0, (n, shots)), positive), positive.any(1))
 
@@ -406,8 +412,7 @@ class SimilarGuidedNetwork(GuidedNetwork):
 
     def logits(self, features: Features, guidance: SimilarGuidance) -> Tensor:
         """Logits (B, 2, H, W), also where nothing positive was annotated."""
-        embedded = features.maps[0]
-        scores = self.head(embedded, guidance.z, SHARPNESS * self.similarity_maps(features, guidance))
+        scores = self.head(features.maps[0], guidance.z, SHARPNESS * self.similarity_maps(features, guidance))
         return self.decode(scores, features.image_size)
 
     def similarity_maps(self, features: Features, guidance: SimilarGuidance) -> Tensor:
@@ -418,6 +423,71 @@ class SimilarGuidedNetwork(GuidedNetwork):
         maps = [cosine_maps(tap, p) for tap, p in zip(taps, guidance.prototypes, strict=False)]
         maps += [nearest_maps(tap, c, w) for tap, c, w in zip(taps, guidance.cells, guidance.weights, strict=False)]
         return torch.stack([upsample(m, grid) for m in maps], 2)
+
+
+class SelfSupportNetwork(SimilarGuidedNetwork):
+    """A second pass in which the query supports itself; ours, not the paper's.
+
+    The first answer says which query cells are probably positive and negative. Their means, of the embedding and of
+    each tap, resemble the object in this very image more than the support does, and the second head reads them beside
+    everything that the first one read. After the self-support of Fan et al. (ECCV 2022), there with matching instead of
+    a head. Both answers are trained; no gradient flows through the choice of cells.
+
+    Args:
+        encoder: of supports and queries.
+        width: channels of the embedding, of z and of the heads.
+        head: of the first pass; that of the second is separate.
+        similarity: ``prototype`` or ``both``, see ``SimilarGuidedNetwork``; likewise the rest.
+        merge: of shots.
+        pooling: over positions.
+        support_grid: see ``on_grid``.
+        annotation_map: learn the annotation-to-mask map of z.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        width: int = 128,
+        head: HeadKind = "shared",
+        similarity: Similarity = "prototype",
+        merge: Merge = "features",
+        pooling: Pooling = "mean",
+        support_grid: SupportGrid = "pool",
+        annotation_map: bool = False,
+    ) -> None:
+        super().__init__(encoder, width, head, similarity, "global", merge, pooling, support_grid, annotation_map)
+        taps = len(encoder.out_channels)
+        from_support = taps * (2 if similarity == "both" else 1)
+        self.second = Head(width, (width, width), "separate", labels=4, similar=from_support + taps + 1)
+
+    def losses(self, batch: EpisodeBatch) -> dict[str, Tensor]:
+        """Cross-entropy of both answers to the query outside void."""
+        guidance = self.guide(self.encode_support(batch.support_images), batch.support_annotations)
+        queries = self.encode_query(batch.query_images)
+        answers = {"cross_entropy": self.logits, "first_pass": super().logits}
+        return {
+            name: cross_entropy(self.merged(answer, queries, guidance), batch.query_masks)
+            for name, answer in answers.items()
+        }
+
+    def logits(self, features: Features, guidance: SimilarGuidance) -> Tensor:
+        """Logits (B, 2, H, W) of the second pass, also where nothing positive was annotated."""
+        embedded, *taps = features.maps
+        maps = SHARPNESS * self.similarity_maps(features, guidance)  # (B, 2, n, h, w)
+        first = self.head(embedded, guidance.z, maps).detach()
+        probs = first.softmax(1)
+        found = torch.where(probs > 0.5, probs, 0.0)  # (B, 2, h, w)
+        own_z = self._means(embedded, found)
+        own_maps = [upsample(cosine_maps(tap, self._means(tap, found)), first.shape[-2:]) for tap in taps]
+        similarity = torch.cat([maps, SHARPNESS * torch.stack(own_maps, 2), first[:, :, None]], 2)
+        scores = self.second(embedded, torch.cat([guidance.z, own_z], 1), similarity)
+        return self.decode(scores, features.image_size)
+
+    @staticmethod
+    def _means(maps: Tensor, found: Tensor) -> Tensor:
+        """The mean (B, 2, C) of maps (B or 1, C, h', w') under each label's weights (B, 2, h, w)."""
+        weights = F.adaptive_avg_pool2d(found, (maps.shape[-2], maps.shape[-1]))
+        return torch.stack([masked_mean(maps[:, None], w[:, None]) for w in weights.unbind(1)], 1)
 
 
 class EarlyGuidedNetwork(GuidedNetwork):
@@ -608,6 +678,7 @@ def refuse_meaningless(
     support_grid: SupportGrid = "pool",
     pooling: Pooling = "mean",
     similarity: Similarity = "none",
+    self_support: bool = False,
 ) -> None:
     """An error for a combination in which an option would do nothing or has no meaning.
 
@@ -645,6 +716,11 @@ def refuse_meaningless(
     _refuse(not late and similarity != "none", "similarity", similarity, f"none {no_cell}", take_late)
     compared = inference != "fusion" and similarity != "none"
     _refuse(compared, "similarity", similarity, f"none {no_head}", 'leave it out, or choose inference="fusion"')
+    alone = self_support and similarity in ("none", "nearest")
+    expected = 'False with similarity="none" or "nearest", which makes no prototypes of the taps'
+    _refuse(alone, "self_support", self_support, expected, 'choose similarity="prototype"')
+    expected = "global with self_support=True, whose z of the query has no place in the support"
+    _refuse(self_support and locality == "local", "locality", locality, expected, "leave it out")
 
 
 def _refuse(wrong: bool, argument: str, got: object, expected: str, remedy: str) -> None:
@@ -672,6 +748,7 @@ class GuidedNet(FewShotSegmentor):
         support_grid: how annotations and the support's grid meet: ``pool``, ``interpolate`` or ``dilate``.
         pooling: over positions.
         similarity: cosine maps of the encoder's taps as further inputs of the head.
+        self_support: a second pass that also reads the means of what the first one found in the query.
         variant: ``standard``, or the network of the ``paper``, which has the options ``head`` and ``locality``.
         lr: peak learning rate.
         encoder_lr_factor: encoders learn with ``lr`` times this.
@@ -698,6 +775,7 @@ class GuidedNet(FewShotSegmentor):
         support_grid: SupportGrid = "pool",
         pooling: Pooling = "mean",
         similarity: Similarity = "none",
+        self_support: bool = False,
         variant: Literal["standard", "paper"] = "standard",
         lr: float = 2e-3,
         encoder_lr_factor: float = 0.3,
@@ -708,7 +786,9 @@ class GuidedNet(FewShotSegmentor):
     ) -> None:
         self.save_hyperparameters()
         network: GuidedNetwork
-        refuse_meaningless(fusion, locality, inference, head, annotation_map, support_grid, pooling, similarity)
+        refuse_meaningless(
+            fusion, locality, inference, head, annotation_map, support_grid, pooling, similarity, self_support
+        )
         if variant == "paper":
             refuse_encoder(encoder, output_stride, taps, width)
             refuse_design(head, fusion, locality, inference, merge, annotation_map, support_grid, pooling, similarity)
@@ -723,6 +803,8 @@ class GuidedNet(FewShotSegmentor):
                 network = MaskedGuidedNetwork(trunk, width, head, inference, locality, merge, pooling)
             elif inference == "nearest":
                 network = NearestGuidedNetwork(trunk, width, merge, support_grid)
+            elif self_support:
+                network = SelfSupportNetwork(trunk, width, head, similarity, *grid[1:])
             elif similarity != "none":
                 network = SimilarGuidedNetwork(trunk, width, head, similarity, *grid)
             else:

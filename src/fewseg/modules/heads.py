@@ -29,7 +29,7 @@ class Head(nn.Module):
         hidden: channels after each hidden layer.
         kind: ``shared`` or ``separate``.
         dropout: of whole channels before the score.
-        labels: how many z there are: 2, or 1 that speaks for both labels (``separate`` only).
+        labels: how many z there are: 2, or another number that one pass over both labels reads (``separate`` only).
         similar: similarity maps per label that join the concatenation.
 
     >>> Head(4, (8, 8), "shared")(torch.rand(1, 4, 3, 5), torch.rand(6, 2, 4)).shape
@@ -49,8 +49,9 @@ class Head(nn.Module):
     ) -> None:
         super().__init__()
         self.kind, self.width = kind, width
-        at_once, self.scores = (1, 1) if kind == "shared" else (labels, 2)
-        self.parts = (width, at_once * width, at_once * similar)
+        shared = kind == "shared"
+        self.scores = 1 if shared else 2
+        self.parts = (width, width * (1 if shared else labels), similar * (1 if shared else 2))
         self.fuse = nn.Conv2d(sum(self.parts), hidden[0], 1)
         layers: list[nn.Module] = []
         for before, after in pairwise(hidden):
