@@ -34,7 +34,7 @@ from fewseg.results import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-SHOWN = {"config", "K", "P", "mIoU", "95 % interval", "FB-IoU", "positive IU", "s/episode", "note"}
+SHOWN = {"config", "K", "P", "mIoU", "95 % interval", "FB-IoU", "positive IU", "s/update", "s/episode", "note"}
 MARKED = re.compile(r"<!-- results:(\w+) -->\n.*?<!-- /results:\1 -->", re.DOTALL)
 
 

@@ -53,6 +53,7 @@ FIGURES = {
     "ap50": "AP50",
     "guidance_within": "z within",
     "guidance_between": "z between",
+    "seconds_per_update": "s/update",
 }
 _SHARES = {"guidance_within", "guidance_between"}  # may be tiny, so tables show significant digits and not decimals
 
@@ -329,6 +330,8 @@ def _line(runs: list[dict[str, Any]], out: Path | None, folds_expected: int | No
     miou = _mean(folds.values()) if folds else None
     names = ("fb_iou", "positive_iou", "seconds_per_episode", *FIGURES)
     figures = {name: _fold_mean(runs, name) for name in names if any(name in run for run in runs)}
+    if all("seconds_guide" in run and "seconds_segment" in run for run in runs):  # what a change of annotations costs
+        figures["seconds_per_update"] = _fold_mean(runs, "seconds_guide") + _fold_mean(runs, "seconds_segment")
     classes = dict.fromkeys(name for run in runs for name in run.get("per_class_iou", {}))
     seeds = {fold: {run["seed"] for run in group} for fold, group in _by_fold(runs)}
     return Line(
@@ -637,10 +640,13 @@ def amount(n_points: int | None) -> float:
 def figure_text(name: str, value: float | None) -> str:
     """A figure as tables show it; empty where there is none.
 
-    >>> figure_text("fb_iou", 0.6543), figure_text("guidance_within", 0.00012345)
-    ('0.654', '0.00012')
+    >>> figure_text("fb_iou", 0.6543), figure_text("guidance_within", 0.00012345), figure_text("seconds_guide", 0.00012)
+    ('0.654', '0.00012', '0.0001')
     """
-    return f"{value:.2g}" if name in _SHARES and value is not None else _number(value)
+    if value is None:
+        return ""
+    decimals = 4 if name.startswith("seconds") else 3
+    return f"{value:.2g}" if name in _SHARES else f"{value:.{decimals}f}"
 
 
 def _number(value: float | None) -> str:

@@ -208,6 +208,7 @@ POINTS = {
     "max": {"pooling": "max"},
     "similar": {"head": "separate", "similarity": "both"},
     "logits": {"merge": "logits"},
+    "context": {"head": "separate", "kernel": 3},
     "self-support": {"head": "separate", "similarity": "prototype", "self_support": True},
     "self-support logits": {"similarity": "both", "self_support": True, "merge": "logits"},
     "similar logits": {"similarity": "both", "merge": "logits"},
@@ -652,3 +653,17 @@ def test_the_paper_variant_has_its_local_form_with_the_shared_head():
     tiled = torch.cat([query.maps[0], local[:, 1]], 1)
     expected = network.head.score(torch.relu(network.head.fuse(tiled)))
     close(network.head(query.maps[0], local)[:, 1:], expected)
+
+
+@pytest.mark.parametrize(("kernel", "options"), [(2, {}), (0, {}), (3, {"inference": "prototype"})])
+def test_a_kernel_that_no_head_has_is_refused(kernel, options):
+    with pytest.raises(FewsegError, match=f"kernel: got {kernel}"):
+        build(kernel=kernel, **options)
+
+
+def test_a_wider_kernel_sees_the_neighbours():
+    torch.manual_seed(0)
+    head = Head(4, (8, 8), "separate", kernel=3)
+    features, z = torch.rand(1, 4, 5, 5, requires_grad=True), torch.rand(1, 2, 4)
+    head(features, z)[0, 1, 2, 2].backward()
+    assert (features.grad.abs().sum((0, 1)) > 0).sum() == 9

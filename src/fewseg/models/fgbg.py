@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fewseg.episode import Features
+from fewseg.errors import FewsegError
 from fewseg.functional.geometry import upsample
 from fewseg.models.base import FewShotSegmentor, Optimizer, Schedule
 from fewseg.modules.encoders import Embedding, Encoder
@@ -30,6 +31,7 @@ class FgBgNetwork(SegmentorNetwork):
     Args:
         encoder: of queries.
         width: channels of the embedding and of the head.
+        kernel: of the head's hidden layer; 3 lets a cell see its neighbours.
 
     >>> network = FgBgNetwork(Encoder("tiny"), width=16)
     >>> guidance = network.guide(network.encode_support(torch.rand(3, 1, 3, 32, 32)), torch.zeros(3, 1, 32, 32))
@@ -42,11 +44,12 @@ class FgBgNetwork(SegmentorNetwork):
     embedding: nn.Module
     head: nn.Module
 
-    def __init__(self, encoder: Encoder, width: int = 128) -> None:
+    def __init__(self, encoder: Encoder, width: int = 128, kernel: int = 1) -> None:
         super().__init__()
         self.encoder = encoder
         self.embedding = Embedding(encoder, width, rectify=True)
-        self.head = nn.Sequential(nn.Conv2d(width, width, 1), nn.ReLU(), nn.Conv2d(width, 2, 1))
+        hidden = nn.Conv2d(width, width, kernel, padding=kernel // 2)
+        self.head = nn.Sequential(hidden, nn.ReLU(), nn.Conv2d(width, 2, 1))
 
     def encode_support(self, images: Tensor | Features) -> Features:
         """No map at all: nothing about supports is used, so nothing is computed."""
@@ -114,6 +117,7 @@ class FgBg(FewShotSegmentor):
         taps: levels of the encoder.
         freeze_encoder: train only what comes after the encoder.
         width: channels of the head.
+        kernel: of the head's hidden layer (``standard`` only); 3 lets a cell see its neighbours.
         variant: ``standard``, or the network of the ``paper``.
         lr: peak learning rate.
         encoder_lr_factor: the encoder learns with ``lr`` times this.
@@ -131,6 +135,7 @@ class FgBg(FewShotSegmentor):
         taps: tuple[int, ...] | None = None,
         freeze_encoder: bool = False,
         width: int = 128,
+        kernel: int = 1,
         variant: Literal["standard", "paper"] = "standard",
         lr: float = 2e-3,
         encoder_lr_factor: float = 0.3,
@@ -140,11 +145,15 @@ class FgBg(FewShotSegmentor):
         schedule: Schedule = "one_cycle",
     ) -> None:
         self.save_hyperparameters()
+        if kernel < 1 or kernel % 2 == 0 or (variant == "paper" and kernel != 1):
+            expected = '1, because variant="paper" is the original' if variant == "paper" else "a positive odd number"
+            raise FewsegError("kernel", kernel, expected, "choose 1, or 3 for a standard head")
         if variant == "paper":
             refuse_encoder(encoder, output_stride, taps, width)
             network: FgBgNetwork = PaperFgBgNetwork(weights, trainable=not freeze_encoder)
         else:
-            network = FgBgNetwork(Encoder(encoder, weights, output_stride, taps, trainable=not freeze_encoder), width)
+            backbone = Encoder(encoder, weights, output_stride, taps, trainable=not freeze_encoder)
+            network = FgBgNetwork(backbone, width, kernel)
         super().__init__(
             network,
             lr=lr,

@@ -175,6 +175,7 @@ class GuidedNetwork(SegmentorNetwork):
         pooling: over positions.
         support_grid: see ``on_grid``.
         annotation_map: learn the annotation-to-mask map, see ``AnnotationMap``.
+        kernel: of the head's layers after the first, see ``Head``.
 
     >>> network = GuidedNetwork(Encoder("tiny"), width=16)
     >>> supports = network.encode_support(torch.zeros(1, 2, 3, 32, 32, dtype=torch.uint8))
@@ -203,16 +204,17 @@ class GuidedNetwork(SegmentorNetwork):
         pooling: Pooling = "mean",
         support_grid: SupportGrid = "pool",
         annotation_map: bool = False,
+        kernel: int = 1,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         # a distance is between linear features; a head and an output layer read rectified ones, as the original's do
         self.embedding = Embedding(encoder, width, rectify=inference in ("fusion", "regression"))
-        self.head = self.build_head(width, head, inference)
+        self.head = self.build_head(width, head, inference, kernel)
         self.locality, self.merge, self.pooling, self.support_grid = locality, merge, pooling, support_grid
         self.annotation_map = AnnotationMap(width) if annotation_map else None
 
-    def build_head(self, width: int, kind: HeadKind, inference: Inference) -> nn.Module:
+    def build_head(self, width: int, kind: HeadKind, inference: Inference, kernel: int) -> nn.Module:
         """How z guides inference."""
         if inference == "regression":
             return Regression(width, self.n_z)
@@ -220,7 +222,7 @@ class GuidedNetwork(SegmentorNetwork):
             return Prototypes(width)
         if inference == "nearest":
             return Nearest()
-        return Head(width, (width, width), kind, labels=self.n_z)
+        return Head(width, (width, width), kind, labels=self.n_z, kernel=kernel)
 
     def encode_support(self, images: Tensor | Features) -> Features:
         """One map (B, K, C, h, w) of supports."""
@@ -369,6 +371,7 @@ class SimilarGuidedNetwork(GuidedNetwork):
         pooling: over positions.
         support_grid: see ``on_grid``.
         annotation_map: learn the annotation-to-mask map of z.
+        kernel: of the head's layers after the first.
     """
 
     def __init__(
@@ -382,11 +385,12 @@ class SimilarGuidedNetwork(GuidedNetwork):
         pooling: Pooling = "mean",
         support_grid: SupportGrid = "pool",
         annotation_map: bool = False,
+        kernel: int = 1,
     ) -> None:
         super().__init__(encoder, width, head, "fusion", locality, merge, pooling, support_grid, annotation_map)
         self.similarity = similarity
         kinds = 2 if similarity == "both" else 1
-        self.head = Head(width, (width, width), head, similar=kinds * len(encoder.out_channels))
+        self.head = Head(width, (width, width), head, similar=kinds * len(encoder.out_channels), kernel=kernel)
 
     def encode_query(self, images: Tensor | Features) -> Features:
         """The embedding (B, C, h, w) of queries, then the taps of the encoder."""
@@ -442,6 +446,7 @@ class SelfSupportNetwork(SimilarGuidedNetwork):
         pooling: over positions.
         support_grid: see ``on_grid``.
         annotation_map: learn the annotation-to-mask map of z.
+        kernel: of the head's layers after the first.
     """
 
     def __init__(
@@ -454,11 +459,14 @@ class SelfSupportNetwork(SimilarGuidedNetwork):
         pooling: Pooling = "mean",
         support_grid: SupportGrid = "pool",
         annotation_map: bool = False,
+        kernel: int = 1,
     ) -> None:
-        super().__init__(encoder, width, head, similarity, "global", merge, pooling, support_grid, annotation_map)
+        super().__init__(
+            encoder, width, head, similarity, "global", merge, pooling, support_grid, annotation_map, kernel
+        )
         taps = len(encoder.out_channels)
         from_support = taps * (2 if similarity == "both" else 1)
-        self.second = Head(width, (width, width), "separate", labels=4, similar=from_support + taps + 1)
+        self.second = Head(width, (width, width), "separate", labels=4, similar=from_support + taps + 1, kernel=kernel)
 
     def losses(self, batch: EpisodeBatch) -> dict[str, Tensor]:
         """Cross-entropy of both answers to the query outside void."""
@@ -505,6 +513,7 @@ class EarlyGuidedNetwork(GuidedNetwork):
         locality: see ``GuidedNetwork``; likewise the rest.
         merge: of shots.
         pooling: over all positions of a support.
+        kernel: of the head's layers after the first.
     """
 
     early: bool = True
@@ -520,8 +529,9 @@ class EarlyGuidedNetwork(GuidedNetwork):
         locality: Locality = "global",
         merge: Merge = "features",
         pooling: Pooling = "mean",
+        kernel: int = 1,
     ) -> None:
-        super().__init__(encoder, width, "separate", inference, locality, merge, pooling)
+        super().__init__(encoder, width, "separate", inference, locality, merge, pooling, kernel=kernel)
         self.support_encoder = support_encoder
         self.support_embedding = Embedding(support_encoder.encoder, width, rectify=True)
 
@@ -552,6 +562,7 @@ class MaskedGuidedNetwork(GuidedNetwork):
         locality: see ``GuidedNetwork``; likewise the rest.
         merge: of shots.
         pooling: over all positions of a masked support.
+        kernel: of the head's layers after the first.
     """
 
     early: bool = True
@@ -566,8 +577,9 @@ class MaskedGuidedNetwork(GuidedNetwork):
         locality: Locality = "global",
         merge: Merge = "features",
         pooling: Pooling = "mean",
+        kernel: int = 1,
     ) -> None:
-        super().__init__(encoder, width, head, inference, locality, merge, pooling)
+        super().__init__(encoder, width, head, inference, locality, merge, pooling, kernel=kernel)
 
     def encode_support(self, images: Tensor | Features) -> Features:
         """The normalised images: they are encoded under their masks, in ``guide``."""
@@ -679,6 +691,7 @@ def refuse_meaningless(
     pooling: Pooling = "mean",
     similarity: Similarity = "none",
     self_support: bool = False,
+    kernel: int = 1,
 ) -> None:
     """An error for a combination in which an option would do nothing or has no meaning.
 
@@ -719,6 +732,9 @@ def refuse_meaningless(
     alone = self_support and similarity in ("none", "nearest")
     expected = 'False with similarity="none" or "nearest", which makes no prototypes of the taps'
     _refuse(alone, "self_support", self_support, expected, 'choose similarity="prototype"')
+    _refuse(kernel < 1 or kernel % 2 == 0, "kernel", kernel, "a positive odd number", "choose 1 or 3")
+    wide = inference != "fusion" and kernel != 1
+    _refuse(wide, "kernel", kernel, f"1 {no_head}", 'leave it out, or choose inference="fusion"')
     expected = "global with self_support=True, whose z of the query has no place in the support"
     _refuse(self_support and locality == "local", "locality", locality, expected, "leave it out")
 
@@ -749,6 +765,7 @@ class GuidedNet(FewShotSegmentor):
         pooling: over positions.
         similarity: cosine maps of the encoder's taps as further inputs of the head.
         self_support: a second pass that also reads the means of what the first one found in the query.
+        kernel: side of the head's layers after the first; 3 lets a cell see its neighbours.
         variant: ``standard``, or the network of the ``paper``, which has the options ``head`` and ``locality``.
         lr: peak learning rate.
         encoder_lr_factor: encoders learn with ``lr`` times this.
@@ -776,6 +793,7 @@ class GuidedNet(FewShotSegmentor):
         pooling: Pooling = "mean",
         similarity: Similarity = "none",
         self_support: bool = False,
+        kernel: int = 1,
         variant: Literal["standard", "paper"] = "standard",
         lr: float = 2e-3,
         encoder_lr_factor: float = 0.3,
@@ -787,20 +805,22 @@ class GuidedNet(FewShotSegmentor):
         self.save_hyperparameters()
         network: GuidedNetwork
         refuse_meaningless(
-            fusion, locality, inference, head, annotation_map, support_grid, pooling, similarity, self_support
+            fusion, locality, inference, head, annotation_map, support_grid, pooling, similarity, self_support, kernel
         )
         if variant == "paper":
             refuse_encoder(encoder, output_stride, taps, width)
-            refuse_design(head, fusion, locality, inference, merge, annotation_map, support_grid, pooling, similarity)
+            refuse_design(
+                head, fusion, locality, inference, merge, annotation_map, support_grid, pooling, similarity, kernel
+            )
             network = PaperGuidedNetwork(head, weights, trainable=not freeze_encoder, locality=locality)
         else:
             trunk = Encoder(encoder, weights, output_stride, taps, trainable=not freeze_encoder)
-            grid = (locality, merge, pooling, support_grid, annotation_map)
+            grid = (locality, merge, pooling, support_grid, annotation_map, kernel)
             if fusion == "early":
                 second = AnnotatedEncoder(Encoder(encoder, weights, output_stride, taps), channels=2)
-                network = EarlyGuidedNetwork(trunk, second, width, inference, locality, merge, pooling)
+                network = EarlyGuidedNetwork(trunk, second, width, inference, locality, merge, pooling, kernel)
             elif fusion == "masked":
-                network = MaskedGuidedNetwork(trunk, width, head, inference, locality, merge, pooling)
+                network = MaskedGuidedNetwork(trunk, width, head, inference, locality, merge, pooling, kernel)
             elif inference == "nearest":
                 network = NearestGuidedNetwork(trunk, width, merge, support_grid)
             elif self_support:
@@ -830,6 +850,7 @@ def refuse_design(
     support_grid: SupportGrid,
     pooling: Pooling,
     similarity: Similarity,
+    kernel: int,
 ) -> None:
     """The original's network has late feature fusion only, and a local z only with the shared head.
 
@@ -844,6 +865,7 @@ def refuse_design(
         ("support_grid", support_grid, "pool"),
         ("pooling", pooling, "mean"),
         ("similarity", similarity, "none"),
+        ("kernel", kernel, 1),
         ("locality", locality, locality if head == "shared" else "global"),
     )
     for name, value, own in given:

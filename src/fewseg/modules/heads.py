@@ -31,6 +31,7 @@ class Head(nn.Module):
         dropout: of whole channels before the score.
         labels: how many z there are: 2, or another number that one pass over both labels reads (``separate`` only).
         similar: similarity maps per label that join the concatenation.
+        kernel: side of the layers after the first; 3 lets a cell see its neighbours.
 
     >>> Head(4, (8, 8), "shared")(torch.rand(1, 4, 3, 5), torch.rand(6, 2, 4)).shape
     torch.Size([6, 2, 3, 5])
@@ -46,6 +47,7 @@ class Head(nn.Module):
         dropout: float = 0.0,
         labels: int = 2,
         similar: int = 0,
+        kernel: int = 1,
     ) -> None:
         super().__init__()
         self.kind, self.width = kind, width
@@ -55,7 +57,7 @@ class Head(nn.Module):
         self.fuse = nn.Conv2d(sum(self.parts), hidden[0], 1)
         layers: list[nn.Module] = []
         for before, after in pairwise(hidden):
-            layers += [nn.ReLU(), nn.Conv2d(before, after, 1)]
+            layers += [nn.ReLU(), nn.Conv2d(before, after, kernel, padding=kernel // 2)]
         self.layers = nn.Sequential(*layers, nn.ReLU(), nn.Dropout2d(dropout))
         self.score = nn.Conv2d(hidden[-1], self.scores, 1)
 

@@ -206,7 +206,7 @@ def _leaderboard(lines: Sequence[Line], style: dict[str, Style]) -> str:
             "FB-IoU": _number(line.figures.get("fb_iou")),
             "positive IU": _number(line.figures.get("positive_iou")),
             **{FIGURES[name]: _figure_cell(name, line.figures.get(name)) for name in extra},
-            "s/episode": _number(line.figures.get("seconds_per_episode")),
+            "s/episode": _figure_cell("seconds_per_episode", line.figures.get("seconds_per_episode")),
             "parameters": _millions(line.runs[0].get("n_parameters")),
             "trained": _millions(line.runs[0].get("n_trained_parameters")),
             "episodes": _Cell(str(line.n_episodes), line.n_episodes),
