@@ -238,7 +238,7 @@ def plan(path: Path) -> Plan:
             note += f" after {before['max_steps']} steps of {images} images that pre-train the encoder on the base "
             note += "classes of the fold, shared by the methods"
         if data.get("cache") == "features":
-            note += "; the frozen encoder's features are computed once, so that s/episode leaves the encoder out"
+            note += "; features of the frozen encoder are computed once where a method allows it, which s/episode omits"
         return Training(training_id, name, fold, seed, complete, int(budget.get("validations", 0)), pretraining, note)
 
     shots = _list(path, config, "shots", [1])

@@ -737,12 +737,21 @@ def summarise(out: Path, folds_expected: int | None = None) -> list[dict[str, An
 
 
 def training_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How the compared methods were trained, each way said once.
+    """How the compared methods were trained, each way said once, with the configs it holds for where ways differ.
 
-    >>> training_notes([{"training_note": "300 steps"}, {"training_note": "300 steps"}, {}])
+    >>> run = {"config": "panet", "training_note": "300 steps"}
+    >>> training_notes([run, run, {"config": "old"}])
     ['300 steps']
+    >>> training_notes([run, {"config": "guided", "training_note": "300 steps"}, {"config": "b", "training_note": "9"}])
+    ['300 steps (guided, panet)', '9 (b)']
     """
-    return list(dict.fromkeys(str(row["training_note"]) for row in rows if row.get("training_note")))
+    configs: dict[str, set[str]] = {}
+    for row in rows:
+        if row.get("training_note"):
+            configs.setdefault(str(row["training_note"]), set()).add(str(row["config"]))
+    if len(configs) == 1:
+        return list(configs)
+    return [f"{note} ({', '.join(sorted(names))})" for note, names in configs.items()]
 
 
 def _title(rows: Sequence[Mapping[str, Any]]) -> str:
