@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+import fewseg
 from fewseg import benchmark, results
 from fewseg.errors import FewsegError
+from fewseg.models.create import check_arguments, class_named
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 CONF = Path(__file__).parent / "conf"
@@ -241,3 +243,17 @@ def test_a_method_may_have_a_budget_of_its_own(grid):
 def test_wrong_comparisons_and_budgets_are_named(grid, change, message):
     with pytest.raises(FewsegError, match=message):
         benchmark.plan(changed(grid, **change))
+
+
+@pytest.mark.parametrize("path", sorted((EXPERIMENTS / "benchmarks").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_benchmark_names_methods_and_arguments_that_exist(path):
+    """Also those whose data are not at hand, which cannot be planned here."""
+    config = benchmark.self_contained(path)
+    assert set(config) <= benchmark.KEYS
+    assert config.get("compare") in (None, *config["methods"])
+    for entry in config["methods"].values():
+        assert set(entry) <= benchmark.METHOD_KEYS
+        model = entry["config"]["model"]
+        options = {**model["init_args"], **entry.get("model", {})}
+        check_arguments(class_named(model["class_path"]), options)
+        fewseg.create_model(model["class_path"], **{**options, "weights": None})
