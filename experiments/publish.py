@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from fewseg import published
 from fewseg.results import (
     Line,
     amount,
-    cells,
+    figure_text,
     leaderboard,
     markdown,
     summarise,
@@ -34,18 +35,44 @@ from fewseg.results import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-SHOWN = {"config", "K", "P", "mIoU", "95 % interval", "FB-IoU", "positive IU", "s/update", "s/episode", "note"}
 MARKED = re.compile(r"<!-- results:(\w+) -->\n.*?<!-- /results:\1 -->", re.DOTALL)
 
 
 def table(found: Sequence[Line]) -> str:
-    """The leaderboard's main columns at the fewest and the most images and annotated pixels, in markdown."""
-    ends = {min(amount(line.n_points) for line in found), max(amount(line.n_points) for line in found)}
-    shots = {min(line.n_shot for line in found), max(line.n_shot for line in found)}
-    heads, body = cells([line for line in found if amount(line.n_points) in ends and line.n_shot in shots])
-    kept = [i for i, head in enumerate(heads) if head in SHOWN]
-    head, *lines = [[row[i] for i in kept] for row in (heads, *body)]
-    return markdown(head, lines)
+    """One row a config, best first: mIoU with its interval at the fewest and most images and pixels, in markdown.
+
+    FB-IoU and the seconds of an annotation update (guide and segment) are those of the first setting.
+    """
+    ends = {pick(amount(line.n_points) for line in found) for pick in (max, min)}
+    shots = {pick(line.n_shot for line in found) for pick in (min, max)}
+    settings = [(k, p) for k in sorted(shots) for p in sorted(ends, reverse=True)]
+    by_place = {(line.config, line.n_shot, amount(line.n_points)): line for line in found}
+    configs = sorted({line.config for line in found}, key=lambda config: _rank(by_place.get((config, *settings[0]))))
+    heads = ["config", *(_setting(k, p) for k, p in settings), "FB-IoU", "s/update"]
+    body = []
+    for config in configs:
+        lines = [by_place.get((config, *setting)) for setting in settings]
+        first = next(line for line in lines if line is not None)
+        extra = [figure_text(name, first.figures.get(name)) for name in ("fb_iou", "seconds_per_update")]
+        note = f" ({first.note})" if first.note else ""
+        body.append([config + note, *map(_score, lines), *extra])
+    return markdown(heads, body)
+
+
+def _rank(line: Line | None) -> float:
+    return -(line.miou or 0.0) if line else 0.0
+
+
+def _setting(n_shot: int, n_points: float) -> str:
+    shots = "1 shot" if n_shot == 1 else f"{n_shot} shots"
+    return f"{shots}, {'dense' if n_points == math.inf else f'{n_points:.0f} px'}"
+
+
+def _score(line: Line | None) -> str:
+    if line is None or line.miou is None:
+        return ""
+    interval = f" [{line.ci95[0]:.3f}, {line.ci95[1]:.3f}]" if line.ci95 else ""
+    return f"{line.miou:.3f}{interval}"
 
 
 def mosaic(rows: list[dict[str, Any]], out: Path, configs: Sequence[str]) -> npt.NDArray[np.uint8]:

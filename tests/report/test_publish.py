@@ -52,6 +52,13 @@ def lines_of(text, start):
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith(start)]
 
 
+def published_mean(results, config, n_shot, n_points):
+    """mIoU of a setting, from the committed runs."""
+    rows = json.loads((results / "fake.json").read_text())
+    chosen = [r for r in rows if (r["config"], r["n_shot"], r["n_points"]) == (config, n_shot, n_points)]
+    return sum(row["miou"] for row in chosen) / len(chosen)
+
+
 def test_a_benchmark_is_published(script, benchmark, root):
     picture = root / "docs" / "episodes.png"
     assert script.publish(benchmark, "fake", "make fake", root, picture, ["guided", "panet"]) == 20
@@ -61,9 +68,12 @@ def test_a_benchmark_is_published(script, benchmark, root):
     assert "## Compared with guided" in summary
     assert "Regenerate with `make fake`." in summary
     readme = (root / "README.md").read_text()
-    assert readme.startswith("before\n<!-- fake -->\n| config | K | P | mIoU |")
+    heads = "| config | 1 shot, dense | 1 shot, 1 px | 5 shots, dense | 5 shots, 1 px | FB-IoU | s/update |"
+    assert readme.startswith(f"before\n<!-- fake -->\n{heads}\n")
     assert readme.endswith("<!-- /fake -->\nafter\n")
-    assert {(row[1], row[2]) for row in lines_of(readme, "| panet")} == {("1", "1"), ("1", "dense"), ("5", "dense")}
+    (row,) = lines_of(readme, "| panet")
+    assert [bool(cell) for cell in row[1:5]] == [True, True, True, False]  # that setting was never run
+    assert float(row[1].split()[0]) == pytest.approx(published_mean(results, "panet", 1, None), abs=5e-4)
     assert "z within" not in readme
     assert "Training: 9 steps." in readme
     assert picture.is_file()
