@@ -281,10 +281,13 @@ def _class(model: Config) -> str:
 
 
 def _content(key: str, value: Any) -> Any:
-    """The hash of a weights file instead of its path: where it lies changes no number, what is in it does."""
-    if key != "weights" or value in (None, "pretrained"):
+    """The hash of weights instead of their path: where they lie changes no number, what is in them does."""
+    if value in (None, "pretrained") or key not in ("weights", "trained"):
         return value
-    return hashlib.sha256(find_weights(str(value)).read_bytes()).hexdigest()
+    path = find_weights(str(value)) if key == "weights" else Path(str(value)) / "model.safetensors"
+    if not path.is_file():
+        raise FewsegError(key, value, "a folder that model.save() wrote", "check the path")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def describe(grid: Plan, out: Path) -> str:
@@ -598,7 +601,7 @@ def evaluate(run: Run, out: Path) -> Config:
         "eval_batch_size": data.eval_batch_size,
         "n_folds": data.dataset.n_folds,
         "max_steps": one.max_steps,
-        "training_note": one.note if trained["n_trained_parameters"] else "none: nothing learns",
+        "training_note": one.note if trained["n_trained_parameters"] else _untrained(one),
         "device": device_name(trainer.strategy.root_device),
         "versions": versions(),
     }
@@ -607,6 +610,11 @@ def evaluate(run: Run, out: Path) -> Config:
     results.write_text(out / "episodes" / f"{figures['episode_list_sha256']}.jsonl", data.episode_list().text())
     results.finish_run(folder, {**one.config, "run": changes}, module.rows, figures)
     return figures
+
+
+def _untrained(one: Training) -> str:
+    """The note of a method that learns nothing from episodes."""
+    return "no parameter learns from episodes" + ("; the pre-trained encoder is used" if one.pretraining else "")
 
 
 def device_name(device: Any) -> str:

@@ -1,7 +1,6 @@
-import pytest
 import torch
 
-from fewseg.functional.similarity import cosine_maps, nearest_cosine, unit
+from fewseg.functional.similarity import cosine_maps, unit
 
 
 def test_agrees_with_torch():
@@ -32,16 +31,3 @@ def test_zero_vectors_have_cosine_and_gradient_zero():
 
 def test_unit_has_length_one():
     torch.testing.assert_close(unit(torch.randn(4, 3), 1).norm(dim=1), torch.ones(4))
-
-
-def test_the_nearest_cosine_is_the_best_over_all_labelled_cells():
-    random = torch.Generator().manual_seed(0)
-    features = torch.randn(2, 5, 3, 4, generator=random)
-    supports = torch.randn(2, 3, 5, 2, 2, generator=random)
-    weights = (torch.rand(2, 3, 2, 2, generator=random) > 0.5).float()
-    weights[1] = 0
-    found = nearest_cosine(features, supports, weights)
-    for b, r, c in ((0, 1, 2), (0, 0, 0), (1, 2, 3)):
-        cells = [supports[b, k, :, i, j] for k in range(3) for i in range(2) for j in range(2) if weights[b, k, i, j]]
-        cosines = [torch.cosine_similarity(features[b, :, r, c], cell, dim=0).item() for cell in cells]
-        assert found[b, r, c].item() == pytest.approx(max(cosines, default=-1.0), abs=1e-5)

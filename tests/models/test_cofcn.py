@@ -6,7 +6,7 @@ import torch
 from fewseg.episode import Features
 from fewseg.errors import FewsegError
 from fewseg.models.cofcn import CoFCN, CoFCNNetwork, Guidance, PaperCoFCNNetwork
-from fewseg.modules.annotated import AnnotatedEncoder
+from fewseg.modules.annotated import AMPLITUDE, AnnotatedEncoder
 from fewseg.modules.encoders import Encoder
 
 torch.set_num_threads(1)
@@ -49,7 +49,7 @@ ROW = torch.tensor([[[[255, 255, 1, 0, 255, 255]]]], dtype=torch.uint8)
 
 
 def test_channels_by_hand(network):
-    negative, positive = network.channels(ROW, torch.float64)[0, 0, :, 0].div(network.amplitude).tolist()
+    negative, positive = network.channels(ROW, torch.float64)[0, 0, :, 0].div(AMPLITUDE).tolist()
     assert negative == [1, 1, 1, -1, -1, 1]  # turned over; the point grows, but not over the positive pixel
     assert positive == [-1, 1, 1, -1, -1, -1]
 
@@ -66,8 +66,7 @@ def test_channels_of_the_paper_by_hand(paper):
 
 
 def test_annotation_channels_are_as_loud_beside_the_colours_as_in_the_original(network):
-    assert network.amplitude == pytest.approx(2.22, abs=0.005)
-    assert PaperCoFCNNetwork.amplitude == 128
+    assert pytest.approx(2.22, abs=0.005) == AMPLITUDE
 
 
 def test_unknown_pixels_do_nothing_at_the_start(network):
@@ -75,7 +74,7 @@ def test_unknown_pixels_do_nothing_at_the_start(network):
     unknown = torch.full((1, 1, 32, 32), 255, dtype=torch.uint8)
     assert network.channels(unknown, torch.float32).sum(2).abs().max() == 0
     dense = labels(1, 1, 32, 32)
-    expected = 2 * network.amplitude * (2 * dense.double() - 1)
+    expected = 2 * AMPLITUDE * (2 * dense.double() - 1)
     torch.testing.assert_close(network.channels(dense, torch.float64).sum(2), expected)
 
 

@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 
 def network(*tuning, freeze=False):
     torch.manual_seed(0)
-    return FineTuneNetwork(Encoder("tiny", trainable=not freeze), 8, Tuning(*tuning)).eval()
+    return FineTuneNetwork(Encoder("tiny", trainable=not freeze), 8, tuning=Tuning(*tuning)).eval()
 
 
 def episode(n=1, shots=2, size=24):
@@ -135,6 +135,10 @@ def test_it_starts_from_a_saved_class_blind_network(tmp_path):
     assert all(torch.equal(v, trained.network.state_dict()[k]) for k, v in again.network.state_dict().items())
     with pytest.raises(FewsegError, match="width: got 128, expected 16"):
         fewseg.create_model("FineTune", trained=folder)
+    wide = str(fewseg.create_model("FgBg", width=16, kernel=3).save(tmp_path / "wide"))
+    with pytest.raises(FewsegError, match="kernel: got 1, expected 3, as in"):
+        fewseg.create_model("FineTune", width=16, trained=wide)
+    fewseg.create_model("FineTune", width=16, kernel=3, trained=wide)
     with pytest.raises(FewsegError, match="trained: got a FineTune, expected a FgBg"):
         fewseg.create_model("FineTune", width=16, trained=str(tmp_path / "tuned"))
     with pytest.raises(FewsegError, match=r"trained: got .*nowhere"):

@@ -41,28 +41,6 @@ def cosine_maps(features: Tensor, prototypes: Tensor) -> Tensor:
     return torch.einsum("bchw,bnc->bnhw", unit(features, 1), unit(prototypes, 2))
 
 
-def nearest_cosine(features: Tensor, supports: Tensor, weights: Tensor) -> Tensor:
-    """The cosine of every query cell with the most similar support cell that carries a label: a nearest neighbour.
-
-    Args:
-        features: (B, C, h, w) of queries; B = 1 broadcasts against supports of B = n.
-        supports: (B, K, C, hs, ws).
-        weights: (B, K, hs, ws) of one label; a cell takes part where its weight is positive.
-
-    Returns:
-        (B, h, w) in [-1, 1]; -1 where no support cell carries the label.
-
-    >>> features = torch.tensor([[1.0, 0.0], [0.0, 2.0]]).view(1, 2, 1, 2)  # cells (1, 0) and (0, 2)
-    >>> supports = torch.tensor([[3.0, 1.0], [0.0, 1.0]]).view(1, 1, 2, 1, 2)  # cells (3, 0) and (1, 1)
-    >>> nearest_cosine(features, supports, torch.tensor([0.0, 0.5]).view(1, 1, 1, 2))
-    tensor([[[0.7071, 0.7071]]])
-    """
-    labelled = (weights > 0).flatten(2)[:, None]  # (B, 1, K, hs * ws)
-    best = nearest_product(unit(features, 1).flatten(2), unit(supports, 2).flatten(3), labelled)[:, 0]
-    best = torch.where(best.isinf(), -1.0, best)
-    return best.reshape(-1, features.shape[-2], features.shape[-1])
-
-
 def nearest_product(queries: Tensor, cells: Tensor, labelled: Tensor, offsets: Tensor | None = None) -> Tensor:
     """For every query the largest inner product with a labelled cell, minus the cell's offset.
 

@@ -24,8 +24,8 @@ from fewseg.errors import FewsegError
 from fewseg.functional.annotations import annotated, dilate, indicators, silence
 from fewseg.functional.geometry import upsample
 from fewseg.models.base import FewShotSegmentor, Optimizer, Schedule
-from fewseg.modules.annotated import AnnotatedEncoder, keep_images
-from fewseg.modules.encoders import IMAGENET_STD, Embedding, Encoder
+from fewseg.modules.annotated import AnnotatedEncoder, keep_images, opposed_channels
+from fewseg.modules.encoders import Embedding, Encoder
 from fewseg.modules.fcn32s import MIN_SIZE, Decoder, FCN32s, start
 from fewseg.modules.vgg import refuse_encoder
 from fewseg.network import SegmentorNetwork
@@ -60,9 +60,6 @@ class CoFCNNetwork(SegmentorNetwork):
     early: bool = True
     shared_encoder: bool = False
 
-    # Annotation channels are +-amplitude. The original's is 128 beside colours on the scale 0..255; divided by the mean
-    # deviation of colours on that scale it is this, 2.22.
-    amplitude: float = 128 / (255 * sum(IMAGENET_STD) / 3)
     embedding: nn.Module
     support_embedding: nn.Module
 
@@ -96,16 +93,8 @@ class CoFCNNetwork(SegmentorNetwork):
         return Guidance(embedded.maps[0].mean((1, 3, 4)), annotated(annotations)[:, POSITIVE])
 
     def channels(self, annotations: Tensor, dtype: torch.dtype) -> Tensor:
-        """What supports carry beside their colours: (B, K, 2, H, W), negative then positive.
-
-        A dilated point never covers a pixel of the other label. The negative channel is turned over: both channels
-        start with the same weights, so that the first response is positive minus negative and unknown is 0, where two
-        equal channels would make every dense mask the same.
-        """
-        own = indicators(annotations, dtype)
-        grown = dilate(own, self.dilation) * (1 - own.flip(2))
-        signs = torch.tensor([-1.0, 1.0], dtype=dtype, device=grown.device)[:, None, None]
-        return self.amplitude * signs * (2 * grown - 1)
+        """What supports carry beside their colours, (B, K, 2, H, W), see ``opposed_channels``."""
+        return opposed_channels(annotations, dtype, self.dilation)
 
     def segment(self, features: Features, guidance: Guidance, clicks: Tensor | None = None) -> Tensor:
         """Logits (B, 2, H, W): a head of two 1x1 convolutions on the concatenation of z and the query features.
@@ -139,7 +128,6 @@ class PaperCoFCNNetwork(CoFCNNetwork):
     min_size: ClassVar[int] = MIN_SIZE
     cacheable: bool = False  # exact only in its own precision
     encoder: FCN32s
-    amplitude: float = 128.0
 
     def __init__(self, weights: str | None = None, trainable: bool = True, dilation: int = 11) -> None:
         SegmentorNetwork.__init__(self)
@@ -156,7 +144,7 @@ class PaperCoFCNNetwork(CoFCNNetwork):
 
     def channels(self, annotations: Tensor, dtype: torch.dtype) -> Tensor:
         """Dilated indicators at -128 and 128; squares of both labels may overlap."""
-        return self.amplitude * (2 * dilate(indicators(annotations, dtype), self.dilation) - 1)
+        return 128.0 * (2 * dilate(indicators(annotations, dtype), self.dilation) - 1)
 
     def decode(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
         """The fixed transposed convolution."""

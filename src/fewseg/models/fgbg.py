@@ -107,6 +107,17 @@ class PaperFgBgNetwork(FgBgNetwork):
         return [*(p for convolution in learned for p in convolution.parameters()), None]
 
 
+def check_kernel(kernel: int, variant: str) -> None:
+    """Finds a kernel that the head cannot have.
+
+    Raises:
+        FewsegError: it is even or not positive, or another than the original's.
+    """
+    if kernel < 1 or kernel % 2 == 0 or (variant == "paper" and kernel != 1):
+        expected = '1, because variant="paper" is the original' if variant == "paper" else "a positive odd number"
+        raise FewsegError("kernel", kernel, expected, "choose 1, or 3 for a standard head")
+
+
 class FgBg(FewShotSegmentor):
     """The class-blind baseline.
 
@@ -145,9 +156,7 @@ class FgBg(FewShotSegmentor):
         schedule: Schedule = "one_cycle",
     ) -> None:
         self.save_hyperparameters()
-        if kernel < 1 or kernel % 2 == 0 or (variant == "paper" and kernel != 1):
-            expected = '1, because variant="paper" is the original' if variant == "paper" else "a positive odd number"
-            raise FewsegError("kernel", kernel, expected, "choose 1, or 3 for a standard head")
+        check_kernel(kernel, variant)
         if variant == "paper":
             refuse_encoder(encoder, output_stride, taps, width)
             network: FgBgNetwork = PaperFgBgNetwork(weights, trainable=not freeze_encoder)

@@ -26,7 +26,7 @@ from fewseg.errors import FewsegError
 from fewseg.functional.annotations import annotated, silence
 from fewseg.functional.optimisation import optimisation
 from fewseg.models.base import FewShotSegmentor, Optimizer, Schedule
-from fewseg.models.fgbg import FgBgNetwork, PaperFgBgNetwork
+from fewseg.models.fgbg import FgBgNetwork, PaperFgBgNetwork, check_kernel
 from fewseg.modules.annotated import keep_images
 from fewseg.modules.encoders import Encoder, ImageEncoder
 from fewseg.modules.vgg import refuse_encoder
@@ -64,6 +64,7 @@ class FineTuneNetwork(FgBgNetwork):
     Args:
         encoder: of supports and queries.
         width: channels of the embedding and of the head.
+        kernel: of the head's hidden layer.
         tuning: what happens at test time. Under ``tune="all"`` there is nothing to encode beforehand: both images are
             encoded by parameters that depend on the episode.
 
@@ -80,8 +81,14 @@ class FineTuneNetwork(FgBgNetwork):
     episodic: ClassVar[bool] = False  # training is class-blind: it cannot learn opposite answers for one image
     exportable: ClassVar[bool] = False  # it differentiates while it runs
 
-    def __init__(self, encoder: Encoder, width: int = 128, tuning: Tuning = Tuning()) -> None:  # noqa: B008 immutable
-        super().__init__(encoder, width)
+    def __init__(
+        self,
+        encoder: Encoder,
+        width: int = 128,
+        kernel: int = 1,
+        tuning: Tuning = Tuning(),  # noqa: B008 immutable
+    ) -> None:
+        super().__init__(encoder, width, kernel)
         self.prepare(tuning)
 
     def prepare(self, tuning: Tuning) -> None:
@@ -129,6 +136,10 @@ class FineTuneNetwork(FgBgNetwork):
         changes = guidance.change.expand(max(len(features.maps[0]), len(guidance.change)), -1)
         logits = [self.answer(_episode(queries, i), change) for i, change in enumerate(changes)]
         return silence(torch.cat(logits), guidance.annotated[:, POSITIVE])
+
+    def represent(self, guidance: Guidance) -> Tensor | None:  # type: ignore[override]
+        """The change of what comes after the encoder; None where the encoder is tuned, which would be too much."""
+        return None if self.tuning.tune == "all" else guidance.change
 
     def tune(self, features: Features, annotations: Tensor) -> Tensor:
         """The change (D,) that cross-entropy over the annotated pixels (K, H, W) of one episode asks for."""
@@ -220,6 +231,7 @@ class FineTune(FewShotSegmentor):
         taps: levels of the encoder.
         freeze_encoder: train, and tune, only what comes after the encoder.
         width: channels of the head.
+        kernel: of the head's hidden layer (``standard`` only); 3 lets a cell see its neighbours.
         variant: ``standard``, or the network of the ``paper``.
         trained: a folder that ``FgBg.save`` wrote for the same network: start from it, no training needed.
         steps: of the optimisation on each support.
@@ -244,6 +256,7 @@ class FineTune(FewShotSegmentor):
         taps: tuple[int, ...] | None = None,
         freeze_encoder: bool = False,
         width: int = 128,
+        kernel: int = 1,
         variant: Literal["standard", "paper"] = "standard",
         trained: str | None = None,
         steps: int = 20,
@@ -259,12 +272,13 @@ class FineTune(FewShotSegmentor):
     ) -> None:
         self.save_hyperparameters(ignore="trained")  # a saved model holds what it started from
         tuning = Tuning(steps, tune_lr, tune, tune_optimizer)
+        check_kernel(kernel, variant)
         if variant == "paper":
             refuse_encoder(encoder, output_stride, taps, width)
             network: FineTuneNetwork = PaperFineTuneNetwork(weights, trainable=not freeze_encoder, tuning=tuning)
         else:
             backbone = Encoder(encoder, weights, output_stride, taps, trainable=not freeze_encoder)
-            network = FineTuneNetwork(backbone, width, tuning)
+            network = FineTuneNetwork(backbone, width, kernel, tuning)
         super().__init__(
             network,
             lr=lr,
@@ -291,7 +305,7 @@ class FineTune(FewShotSegmentor):
             raise FewsegError("trained", reason, "a folder that FgBg.save() wrote", "check the path") from None
         if method != "FgBg":
             raise FewsegError("trained", f"a {method}", "a FgBg", "train FgBg with experiments/models/fgbg.yaml")
-        for name in ("encoder", "output_stride", "taps", "width", "variant"):
+        for name in ("encoder", "output_stride", "taps", "width", "kernel", "variant"):
             mine, wanted = json.loads(json.dumps(self.hparams[name])), theirs.get(name)
             if mine != wanted:
                 raise FewsegError(name, mine, f"{wanted}, as in {folder}", "pass the options of the trained network")

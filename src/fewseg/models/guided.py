@@ -26,7 +26,7 @@ later shots with it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,8 +39,8 @@ from fewseg.functional.geometry import upsample
 from fewseg.functional.pooling import masked_map, masked_max, masked_mean, peak_one, shot_means
 from fewseg.functional.similarity import cosine_maps
 from fewseg.models.base import FewShotSegmentor, Optimizer, Schedule
-from fewseg.modules.annotated import AnnotatedEncoder, keep_images
-from fewseg.modules.encoders import IMAGENET_STD, Embedding, Encoder
+from fewseg.modules.annotated import AnnotatedEncoder, keep_images, opposed_channels, with_fixed_norms
+from fewseg.modules.encoders import Embedding, Encoder
 from fewseg.modules.fcn32s import MIN_SIZE, AnnotationPool, Decoder, FCN32s, start
 from fewseg.modules.heads import Head, HeadKind, Nearest, Prototypes, Regression, nearest_maps
 from fewseg.modules.vgg import refuse_encoder
@@ -55,9 +55,6 @@ Pooling = Literal["mean", "max"]
 Similarity = Literal["none", "prototype", "nearest", "both"]
 
 DILATION = 11  # pixels of a side, of the papers' max filter
-
-# Annotation channels are +-amplitude: the papers' 128 beside colours on the scale 0..255, in normalised colours (2.22).
-AMPLITUDE = 128 / (255 * sum(IMAGENET_STD) / 3)
 
 # Cosines of rectified features differ in the second digit; this brings them to the scale of the features beside them.
 SHARPNESS = 10.0
@@ -325,7 +322,7 @@ def _mean_of(values: Tensor, chosen: Tensor) -> Tensor:
 class NearestGuidedNetwork(GuidedNetwork):
     """Late fusion that keeps every annotated cell: a query cell takes the label of its nearest neighbour.
 
-    The score of a label that nobody annotated is that of a cosine of -1.
+    A label that nobody annotated counts as a cosine of one half everywhere.
 
     Args:
         encoder: of supports and queries.
@@ -502,8 +499,9 @@ class EarlyGuidedNetwork(GuidedNetwork):
     """Early fusion: image and annotations go together through a second encoder, and one z speaks for both labels.
 
     The two annotation channels are dilated and become +-2.2 beside normalised colours, as the original's are +-128
-    beside colours on the scale 0..255. Shots without any annotation are left out. Without negatives their channel is
-    empty; without any positive annotation all is background.
+    beside colours on the scale 0..255; the negative one is turned over, see ``opposed_channels``. Shots without any
+    annotation are left out. Without negatives their channel is empty; without any positive annotation all is
+    background.
 
     Args:
         encoder: of queries.
@@ -542,7 +540,7 @@ class EarlyGuidedNetwork(GuidedNetwork):
     def labelwise(self, maps: Tensor, annotations: Tensor) -> Tensor:
         """One z for both labels, of images (B, K, 3, H, W)."""
         images = maps.expand(annotations.shape[0], -1, -1, -1, -1)
-        channels = AMPLITUDE * (2 * dilate(indicators(annotations, images.dtype), DILATION) - 1)
+        channels = opposed_channels(annotations, images.dtype, DILATION)
         encoded = self.support_embedding(self.support_encoder(images, channels)).maps[0]
         return self.merge_cells(encoded, _everywhere(annotations != UNKNOWN, encoded))[:, None]
 
@@ -591,28 +589,9 @@ class MaskedGuidedNetwork(GuidedNetwork):
         z = []
         for label in (NEGATIVE, POSITIVE):
             mask = annotations == label
-            encoded = self.embedding(_with_fixed_norms(self.encoder, maps * mask[:, :, None].to(maps.dtype))).maps[0]
+            encoded = self.embedding(with_fixed_norms(self.encoder, maps * mask[:, :, None].to(maps.dtype))).maps[0]
             z.append(self.merge_cells(encoded, _everywhere(mask, encoded)))
         return torch.stack(z, 1)
-
-
-def _with_fixed_norms(encoder: nn.Module, images: Tensor) -> Features:
-    """Features by the running statistics of batch norms, also in training, and without a trace in them.
-
-    Masked images are mostly one colour. Statistics of their own would differ from those of queries, whose mixture is
-    what a trained model normalises all images by.
-    """
-    norms = [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    if not norms:
-        return cast(Features, encoder(images))
-    # copies, because the queries' pass changes the statistics before gradients flow back through this one
-    buffers = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
-    for norm in norms:
-        norm.eval()
-    features: Features = torch.func.functional_call(encoder, buffers, (images,))
-    for norm in norms:
-        norm.train()
-    return features
 
 
 def _everywhere(mask: Tensor, maps: Tensor) -> Tensor:

@@ -115,6 +115,8 @@ def logistic_regression(cells: Tensor, positive: Tensor, negative: Tensor, c: fl
     (True, True)
     """
     with torch.autocast(cells.device.type, enabled=False):  # half precision does not converge
+        precise = torch.promote_types(cells.dtype, torch.float32)
+        cells, positive, negative = (t.to(precise) for t in (cells, positive, negative))
         mass = (positive + negative)[..., None]  # (B, N, 1)
         centre = (mass * cells).sum(1, keepdim=True) / _sum(mass, (1,))  # another bias, better conditioned
         x = torch.cat([cells - centre, torch.ones_like(cells[..., :1])], 2)  # (B, N, C + 1)

@@ -27,7 +27,7 @@ from fewseg.functional.annotations import silence
 from fewseg.functional.fuse import any_shot
 from fewseg.functional.geometry import upsample
 from fewseg.models.base import FewShotSegmentor, Optimizer, Schedule
-from fewseg.modules.annotated import keep_images
+from fewseg.modules.annotated import keep_images, with_fixed_norms
 from fewseg.modules.encoders import Embedding, Encoder
 from fewseg.modules.fcn32s import FIRST_PADDING, Decoder, FCN32s, start
 from fewseg.modules.vgg import load_torchvision, refuse_encoder
@@ -110,6 +110,8 @@ class OSLSMNetwork(SegmentorNetwork):
         self, encoder: Encoder, support_encoder: Encoder | None = None, width: int = 128, codes: int = 64
     ) -> None:
         super().__init__()
+        if codes < 1:
+            raise FewsegError("codes", codes, "at least 1", "raise it")
         self.encoder = encoder
         self.embedding = Embedding(encoder, width, rectify=True)
         self.support_encoder = support_encoder
@@ -136,8 +138,9 @@ class OSLSMNetwork(SegmentorNetwork):
 
     def regress(self, masked: Tensor) -> Tensor:
         """The code (B, K, codes) of masked, normalised supports (B, K, 3, H, W)."""
-        encoder = self.encoder if self.support_encoder is None else self.support_encoder
-        features: Features = self.support_embedding(encoder(masked))
+        shared = self.support_encoder is None
+        encoded = with_fixed_norms(self.encoder, masked) if shared else self.support_encoder(masked)  # type: ignore[misc]
+        features: Features = self.support_embedding(encoded)
         codes: Tensor = self.regressor(features.maps[0].mean((-2, -1)))
         return codes
 

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 
 from fewseg.episode import POSITIVE, Features
 from fewseg.errors import FewsegError
-from fewseg.functional.annotations import indicators, silence, upsampled_weights, weights_of
+from fewseg.functional.annotations import silence, upsampled_weights, weights_of
 from fewseg.functional.fuse import any_shot
 from fewseg.functional.geometry import upsample
 from fewseg.functional.pooling import masked_mean, shot_means
 from fewseg.functional.similarity import cosine_maps
 from fewseg.models.base import FewShotSegmentor, Optimizer, Schedule
-from fewseg.modules.annotated import AnnotatedEncoder, keep_images
+from fewseg.modules.annotated import AnnotatedEncoder, keep_images, opposed_channels, with_fixed_norms
 from fewseg.modules.encoders import Embedding, Encoder, ImageEncoder
 from fewseg.modules.vgg import VGG16, refuse_encoder, sgone_vgg16
 from fewseg.network import SegmentorNetwork
@@ -286,6 +286,10 @@ class SGOneNetwork(SegmentorNetwork):
         """How positive each cell of features (B, K, C, h, w) is: (B, K, h, w)."""
         return weights_of(annotations, POSITIVE, (features.shape[-2], features.shape[-1]))
 
+    def channels(self, annotations: Tensor, dtype: torch.dtype) -> Tensor:
+        """What ``support="concat"`` adds to the colours, (B, K, 2, H, W), see ``opposed_channels``."""
+        return opposed_channels(annotations, dtype, dilation=1)
+
     def represent(self, guidance: Guidance) -> Tensor:
         """The mean vector (B, C) over the shots that count."""
         return guidance.vectors.sum(1) / guidance.known.sum(1, keepdim=True).clamp(min=1)
@@ -293,11 +297,14 @@ class SGOneNetwork(SegmentorNetwork):
     def _annotated_map(self, images: Tensor, annotations: Tensor) -> Tensor:
         """The guidance branch's map (B, K, C, h, w) of normalised supports (B, K, 3, H, W) with their annotations."""
         images = images.expand(annotations.shape[0], -1, -1, -1, -1)
-        encoder = self.encoder if self.support_encoder is None else self.support_encoder
-        if self.design.support == "mask_image":
-            features = encoder(images * (annotations == POSITIVE)[:, :, None])  # outside: the mean colour
+        if self.design.support == "concat":
+            assert self.support_encoder is not None
+            return self._supports(self.support_encoder(images, self.channels(annotations, images.dtype))).maps[0]
+        masked = images * (annotations == POSITIVE)[:, :, None]  # outside: the mean colour
+        if self.support_encoder is None:
+            features = with_fixed_norms(self.encoder, masked)
         else:
-            features = encoder(images, indicators(annotations, images.dtype))
+            features = self.support_encoder(masked)
         return self._supports(features).maps[0]
 
     def _supports(self, features: Features) -> Features:
@@ -326,7 +333,7 @@ class PaperSGOneNetwork(SGOneNetwork):
 
     def __init__(self, design: Design | None = None, weights: str | None = None, trainable: bool = True) -> None:
         two = design is not None and design.two_encoders
-        supports = sgone_vgg16(weights, trainable) if two else None
+        supports = sgone_vgg16(weights, trainable or design.support == "concat") if design and two else None
         super().__init__(sgone_vgg16(weights, trainable), 128, design, supports)
         self.cacheable = False
         branches = [self.guidance, self.support_guidance, self.segmentation]
@@ -363,7 +370,8 @@ class SGOne(FewShotSegmentor):
         weights: a file or ``"pretrained"`` for the encoder; a VGG-16 file for ``paper``.
         output_stride: of the encoder.
         taps: levels of the encoder.
-        freeze_encoder: train only what comes after the encoder.
+        freeze_encoder: train only what comes after the encoder, and the support encoder of ``support="concat"``, which
+            has to learn what annotations are.
         width: channels of both branches.
         support: how the annotation reaches the support vector, see ``Design``, like the next six.
         separate_encoders: supports have an encoder and a guidance branch of their own.
@@ -411,8 +419,8 @@ class SGOne(FewShotSegmentor):
             network: SGOneNetwork = PaperSGOneNetwork(design, weights, trainable=not freeze_encoder)
         else:
             backbones = [
-                Encoder(encoder, weights, output_stride, taps, trainable=not freeze_encoder)
-                for _ in range(1 + design.two_encoders)
+                Encoder(encoder, weights, output_stride, taps, trainable=not freeze_encoder or reads_annotations)
+                for reads_annotations in [False, support == "concat"][: 1 + design.two_encoders]
             ]
             network = SGOneNetwork(backbones[0], width, design, *backbones[1:])
         super().__init__(

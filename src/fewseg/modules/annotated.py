@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from fewseg.episode import Features
 from fewseg.errors import FewsegError
-from fewseg.modules.encoders import ImageEncoder
+from fewseg.functional.annotations import dilate, indicators
+from fewseg.modules.encoders import IMAGENET_STD, ImageEncoder
 
 
 def keep_images(encoder: ImageEncoder, images: Tensor | Features) -> Features:
@@ -22,6 +23,59 @@ def keep_images(encoder: ImageEncoder, images: Tensor | Features) -> Features:
     if isinstance(images, Features):
         return images
     return Features((encoder.normalize(images),), (images.shape[-2], images.shape[-1]))
+
+
+# Annotation channels are +-amplitude: the papers' 128 beside colours on the scale 0..255, divided by the mean deviation
+# of colours on that scale, 2.22.
+AMPLITUDE = 128 / (255 * sum(IMAGENET_STD) / 3)
+
+
+def opposed_channels(annotations: Tensor, dtype: torch.dtype, dilation: int = 11) -> Tensor:
+    """Annotations as two channels beside normalised colours: negative, turned over, then positive.
+
+    Both channels start with the same weights, so that the first response is positive minus negative and unknown is 0;
+    two upright channels would make every dense mask the same, because they always add up to 1. A dilated point never
+    covers a pixel of the other label.
+
+    Args:
+        annotations: (B, K, H, W) integers: 0 negative, 1 positive, 255 unknown.
+        dtype: of the result.
+        dilation: side of the square that every annotated pixel becomes, in pixels; odd.
+
+    Returns:
+        (B, K, 2, H, W) of +-2.22.
+
+    >>> opposed_channels(torch.tensor([[[[0, 1, 255]]]]), torch.float32, dilation=1).round(decimals=2)[0, 0, :, 0]
+    tensor([[-2.2200,  2.2200,  2.2200],
+            [-2.2200,  2.2200, -2.2200]])
+    """
+    own = indicators(annotations, dtype)
+    grown = dilate(own, dilation) * (1 - own.flip(2))
+    signs = torch.tensor([-1.0, 1.0], dtype=dtype, device=grown.device)[:, None, None]
+    return AMPLITUDE * signs * (2 * grown - 1)
+
+
+def with_fixed_norms(encoder: nn.Module, images: Tensor) -> Features:
+    """Features by the running statistics of batch norms, also in training, and without a trace in them.
+
+    Masked images are mostly one colour. Statistics of their own would differ from those of queries, whose mixture is
+    what a trained model normalises all images by.
+
+    Args:
+        encoder: an image encoder that queries go through as well.
+        images: masked and normalised, (B, K, 3, H, W).
+    """
+    norms = [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    if not norms:
+        return cast(Features, encoder(images))
+    # copies, because the queries' pass changes the statistics before gradients flow back through this one
+    buffers = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
+    for norm in norms:
+        norm.eval()
+    features: Features = torch.func.functional_call(encoder, buffers, (images,))
+    for norm in norms:
+        norm.train()
+    return features
 
 
 class AnnotatedEncoder(nn.Module):

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewseg.episode import NEGATIVE, POSITIVE
 from fewseg.functional.geometry import upsample
-from fewseg.functional.similarity import nearest_cosine
+from fewseg.functional.similarity import nearest_product, unit
 
 HeadKind = Literal["shared", "separate"]
 
@@ -141,6 +140,8 @@ class Prototypes(nn.Module):
 class Nearest(nn.Module):
     """The nearest annotated support cell: a score is the best cosine with a cell of that label, times a learned scale.
 
+    A label that nobody annotated counts as a cosine of one half everywhere, so that the other one decides.
+
     >>> cells, weights = torch.rand(6, 2, 4, 3, 3), torch.ones(6, 2, 2, 3, 3)
     >>> Nearest()(torch.rand(1, 4, 3, 5), cells, weights).shape
     torch.Size([6, 2, 3, 5])
@@ -152,7 +153,8 @@ class Nearest(nn.Module):
 
     def forward(self, features: Tensor, cells: Tensor, weights: Tensor) -> Tensor:
         """Scores (B, 2, h, w), see ``nearest_maps``."""
-        return self.scale * nearest_maps(features, cells, weights)
+        known = (weights > 0).flatten(2).any(2)[..., None, None]  # (B, 2, 1, 1)
+        return self.scale * torch.where(known, nearest_maps(features, cells, weights), 0.5)
 
 
 def nearest_maps(features: Tensor, cells: Tensor, weights: Tensor) -> Tensor:
@@ -173,10 +175,6 @@ def nearest_maps(features: Tensor, cells: Tensor, weights: Tensor) -> Tensor:
     >>> nearest_maps(torch.tensor([3.0, 4.0]).view(1, 2, 1, 1), cells, weights).flatten()
     tensor([0.6000, 0.8000])
     """
-
-    def best(label: int) -> Tensor:
-        shots = range(cells.shape[1])
-        found = [nearest_cosine(features, cells[:, k : k + 1], weights[:, label, k : k + 1]) for k in shots]
-        return torch.stack(found).amax(0)  # (B, h, w)
-
-    return torch.stack([best(NEGATIVE), best(POSITIVE)], 1)
+    queries, stored = unit(features, 1).flatten(2), unit(cells, 2).flatten(3)
+    best = nearest_product(queries, stored, weights.flatten(3) > 0)  # (B, 2, h * w)
+    return torch.where(best.isinf(), -1.0, best).reshape(*best.shape[:2], *features.shape[-2:])
