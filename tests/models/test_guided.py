@@ -92,7 +92,7 @@ CHOICES = {
     "head": ("shared", "separate"),
     "pooling": ("mean", "max"),
     "similarity": ("none", "prototype", "nearest", "both"),
-    "support_grid": ("pool", "interpolate", "dilate"),
+    "support_grid": ("pool", "interpolate", "dilate", "atrous"),
     "annotation_map": (False, True),
     "self_support": (False, True),
 }
@@ -114,13 +114,14 @@ def meaningful(fusion, locality, inference, head, pooling, similarity, support_g
         and (pooling == "mean" or locality == "global")
         and (similarity == "none" or (fusion == "late" and inference == "fusion"))
         and (support_grid == "pool" or fusion == "late")
+        and (support_grid != "atrous" or similarity == "none")
         and (not self_support or (similarity in ("prototype", "both") and locality == "global"))
         and (not annotation_map or (fusion == "late" and inference != "nearest" and pooling == "mean"))
     )
 
 
 def test_every_combination_is_built_or_refused():
-    # 1,536 networks would take a minute: without the encoder's and the heads' sizes, as only the refusal is asked for
+    # 2,048 networks would take a minute: without the encoder's and the heads' sizes, as only the refusal is asked for
     built = 0
     for options in SPACE:
         if meaningful(**options):
@@ -561,6 +562,21 @@ def test_the_learned_map_starts_near_the_fixed_one_and_keeps_missing_labels_miss
     far = learned(features, weights, spread)
     assert (far[:, 0] == 0).all()
     assert (far[:, 1] - found[:, 1]).max() > 0.5
+
+
+def test_atrous_supports_are_the_encoder_at_twice_the_cells():
+    network = build(support_grid="atrous").network.eval()
+    batch = episodes(1, 1)
+    images = network.encoder.normalize(batch.support_images)
+    with torch.inference_mode():
+        fine = network.encode_support(batch.support_images).maps[0]
+        plain = network.encode_query(batch.support_images).maps[0]
+        moved = torch.roll(images, (1, 1), (-2, -1))  # by a quarter of the stride, down and right
+        moved[..., 0, :], moved[..., :, 0] = 0, 0
+        expected = network.encode_query(moved).maps[0]
+    assert fine.shape == (*plain.shape[:3], 2 * plain.shape[3], 2 * plain.shape[4])
+    close(fine[..., ::2, ::2], expected)
+    assert not network.cacheable
 
 
 def test_the_second_pass_reads_the_means_of_what_the_first_one_found():

@@ -50,7 +50,7 @@ Fusion = Literal["late", "early", "masked"]
 Locality = Literal["global", "local"]
 Inference = Literal["fusion", "regression", "prototype", "nearest"]
 Merge = Literal["features", "logits"]
-SupportGrid = Literal["pool", "interpolate", "dilate"]
+SupportGrid = Literal["pool", "interpolate", "dilate", "atrous"]
 Pooling = Literal["mean", "max"]
 Similarity = Literal["none", "prototype", "nearest", "both"]
 
@@ -98,7 +98,8 @@ def on_grid(annotations: Tensor, size: tuple[int, int], grid: SupportGrid) -> Te
         annotations: (B, K, H, W) integers: 0 negative, 1 positive, 255 unknown.
         size: (h, w) of the feature grid.
         grid: ``pool`` averages indicators over each cell; ``dilate`` does so after an 11x11 max filter;
-            ``interpolate`` upsamples the features instead, see ``upsampled_weights``.
+            ``interpolate`` upsamples the features instead, see ``upsampled_weights``; ``atrous`` has features on a
+            grid twice as fine, see ``stitched``, and averages over its cells.
 
     Returns:
         (B, 2, K, h, w), not negative, negative label first.
@@ -114,6 +115,34 @@ def on_grid(annotations: Tensor, size: tuple[int, int], grid: SupportGrid) -> Te
     else:
         weights = F.adaptive_avg_pool2d(dilate(marks, DILATION) if grid == "dilate" else marks, size)
     return weights.reshape(annotations.shape[0], 2, annotations.shape[1], *size)
+
+
+def stitched(encode: Callable[[Tensor], Features], images: Tensor, stride: int) -> Features:
+    """Features on a grid twice as fine: what a dilated encoder computes, by shift and stitch (Long et al. 2015, 3.2).
+
+    The images are encoded four times, moved by a quarter of the stride up or down and left or right, and the cells are
+    interleaved; cell (i, j) of the fine grid then lies in its middle.
+
+    Args:
+        encode: from images to one map (B, K, C, h, w).
+        images: (B, K, 3, H, W), normalised; what moves in from outside is 0, the mean colour.
+        stride: of the map, in pixels.
+
+    Returns:
+        One map (B, K, C, 2 h, 2 w).
+
+    >>> images = torch.arange(1.0, 9.0).view(1, 1, 1, 1, 8).expand(1, 1, 1, 4, 8)
+    >>> means = lambda x: Features((F.avg_pool2d(x[0], 4)[None],), (4, 8))
+    >>> stitched(means, images, 4).maps[0][0, 0, 0, 0]  # three of four rows are inside
+    tensor([1.1250, 2.6250, 4.1250, 3.9375])
+    """
+    step = max(1, stride // 4)
+    rows = []
+    for down in (-step, step):
+        columns = [encode(F.pad(images, (-right, right, -down, down))).maps[0] for right in (-step, step)]
+        rows.append(torch.stack(columns, -1).flatten(-2))  # (B, K, C, h, 2 w)
+    fine = torch.stack(rows, -2).flatten(-3, -2)  # (B, K, C, 2 h, 2 w)
+    return Features((fine,), (images.shape[-2], images.shape[-1]))
 
 
 class AnnotationMap(nn.Module):
@@ -209,6 +238,8 @@ class GuidedNetwork(SegmentorNetwork):
         self.embedding = Embedding(encoder, width, rectify=inference in ("fusion", "regression"))
         self.head = self.build_head(width, head, inference, kernel)
         self.locality, self.merge, self.pooling, self.support_grid = locality, merge, pooling, support_grid
+        if support_grid == "atrous":  # which encodes supports in its own way
+            self.shared_encoder = self.cacheable = False
         self.annotation_map = AnnotationMap(width) if annotation_map else None
 
     def build_head(self, width: int, kind: HeadKind, inference: Inference, kernel: int) -> nn.Module:
@@ -222,7 +253,10 @@ class GuidedNetwork(SegmentorNetwork):
         return Head(width, (width, width), kind, labels=self.n_z, kernel=kernel)
 
     def encode_support(self, images: Tensor | Features) -> Features:
-        """One map (B, K, C, h, w) of supports."""
+        """One map (B, K, C, h, w) of supports, twice as fine with ``support_grid="atrous"``."""
+        if self.support_grid == "atrous" and isinstance(images, Tensor):
+            assert isinstance(self.encoder, Encoder)
+            return stitched(self.encode_query, self.encoder.normalize(images), min(self.encoder.strides))
         return self.encode_query(images)
 
     def encode_query(self, images: Tensor | Features) -> Features:
@@ -701,6 +735,9 @@ def refuse_meaningless(
     expected = 'mean, its default, with locality="local", which pools nothing'
     _refuse(locality == "local" and pooling != "mean", "pooling", pooling, expected, "leave it out")
     _refuse(not late and support_grid != "pool", "support_grid", support_grid, f"pool {no_cell}", take_late)
+    expected = "pool, interpolate or dilate with similarity, which compares taps of several strides"
+    fine = support_grid == "atrous" and similarity != "none"
+    _refuse(fine, "support_grid", support_grid, expected, "leave it out, or leave similarity out")
     _refuse(not late and annotation_map, "annotation_map", annotation_map, f"False {no_cell}", take_late)
     expected = 'False with pooling="max" or inference="nearest", which ask whether a cell is annotated, not how much'
     unweighted = annotation_map and (nearest or pooling == "max")
@@ -740,7 +777,7 @@ class GuidedNet(FewShotSegmentor):
         inference: how z guides: feature ``fusion``, parameter ``regression``, ``prototype`` or ``nearest`` neighbour.
         merge: average shots as ``features`` (z), or their ``logits``.
         annotation_map: learn the annotation-to-mask map.
-        support_grid: how annotations and the support's grid meet: ``pool``, ``interpolate`` or ``dilate``.
+        support_grid: how annotations and the support's grid meet: ``pool``, ``interpolate``, ``dilate`` or ``atrous``.
         pooling: over positions.
         similarity: cosine maps of the encoder's taps as further inputs of the head.
         self_support: a second pass that also reads the means of what the first one found in the query.
