@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 2
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install benchmark benchmark-voc400 test check lint types format report docs bench-data bench-train clean
+.PHONY: help install benchmark benchmark-voc400 benchmark-shapes-zoo benchmark-voc400-zoo benchmark-ablations test check lint types format report docs bench-data bench-train clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
