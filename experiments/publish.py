@@ -10,6 +10,7 @@ keep, between `<!-- results:CLASS -->` and `<!-- /results:CLASS -->`, the papers
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import math
 import re
@@ -90,7 +91,7 @@ def mosaic(rows: list[dict[str, Any]], out: Path, configs: Sequence[str]) -> npt
 def publish(
     out: Path, name: str, command: str, root: Path = ROOT, picture: Path | None = None, pictured: Sequence[str] = ()
 ) -> int:
-    """Writes experiments/results/NAME.json and NAME.md, the entry in index.json and the README's table of that name.
+    """Writes results/NAME.json, NAME.md and NAME-curves.csv, the entry in index.json and the README's table of that name.
 
     Args:
         out: the benchmark's folder.
@@ -120,6 +121,7 @@ def publish(
     body = f"{table(lines)}\n\n" + "\n".join([*facts, more])
     results = root / "experiments" / "results"
     write_json(results / f"{name}.json", rows)
+    write_text(results / f"{name}-curves.csv", curves(rows, out))
     summary = (out / "summary.md").read_text(encoding="utf-8")
     write_text(results / f"{name}.md", summary + "\n" + "\n".join([facts[0], *facts[-2:]]) + "\n")
     # the rows that the interval of a mean is made from are not published, so the interval is
@@ -139,6 +141,18 @@ def publish(
         before, after = text.split(start)[0], text.split(end)[1]
         write_text(readme, f"{before}{start}\n{body}\n{end}{after}")
     return len(rows)
+
+
+def curves(rows: Sequence[dict[str, Any]], out: Path) -> str:
+    """The base-class mIoU along each training, as CSV: when a method begins to read its support."""
+    found = {row["training"]: row for row in rows}
+    lines = ["config,fold,seed,step,miou"]
+    for training, row in sorted(found.items()):
+        path = out / "trainings" / training / "curve.csv"
+        for point in csv.DictReader(path.read_text().splitlines()) if path.is_file() else ():
+            if point["miou"]:
+                lines.append(f"{row['config']},{row['fold']},{row['seed']},{point['step']},{point['miou']}")
+    return "\n".join(lines) + "\n"
 
 
 def index(root: Path = ROOT) -> dict[str, dict[str, Any]]:
