@@ -91,7 +91,7 @@ def mosaic(rows: list[dict[str, Any]], out: Path, configs: Sequence[str]) -> npt
 def publish(
     out: Path, name: str, command: str, root: Path = ROOT, picture: Path | None = None, pictured: Sequence[str] = ()
 ) -> int:
-    """Writes results/NAME.json, NAME.md and NAME-curves.csv, the entry in index.json and the README's table of that name.
+    """Writes results/NAME.json, .md and -curves.csv, the entry in index.json and the README's table of that name.
 
     Args:
         out: the benchmark's folder.
