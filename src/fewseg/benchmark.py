@@ -39,8 +39,8 @@ from fewseg.functional.files import find_weights
 from fewseg.protocols import get_protocol
 from fewseg.sampling import frozen_list
 
-KEYS = {"data", "methods", "folds", "shots", "points", "seeds", "protocol", "n_episodes", "training", "pretraining"}
-KEYS |= {"compare"}
+KEYS = {"data", "methods", "compare", "folds", "shots", "points", "seeds", "protocol", "n_episodes"}
+KEYS |= {"training", "pretraining"}
 TRAINING_KEYS = {"max_steps", "batch_size", "precision", "validations", "n_val_episodes"}
 METHOD_KEYS = {"config", "model", "data", "training"}
 # these change speed, or belong to a run, or stand elsewhere in the identity

@@ -67,7 +67,7 @@ class SegmentorNetwork(nn.Module):
         raise TypeError(f"{type(self).__name__} must define segment()")
 
     def represent(self, guidance: Any) -> Tensor | None:
-        """Z as one vector an episode, (B, D): what the diagnosis of guidance measures; None where there is none.
+        """The z of each episode as one vector, (B, D), for the diagnosis of guidance; None where there is none.
 
         By default the guidance itself, or the first field of a NamedTuple, flattened.
         """

@@ -333,7 +333,8 @@ class FewShotDataModule(pl.LightningDataModule):
         encoder = getattr(network, "encoder", None)
         if encoder is None or any(p.requires_grad for p in encoder.parameters()) or not network.cacheable:
             raise FewsegError(
-                "--data.cache", "features", "a frozen encoder (--model.freeze_encoder=true)",
+                "--data.cache", "features",
+                "a frozen encoder (--model.freeze_encoder=true) and a method that reads nothing but its features",
                 "freeze the encoder, or cache images",
             )  # fmt: skip
         ids = tuple(self.dataset.index().areas)

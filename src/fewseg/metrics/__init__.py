@@ -1,4 +1,4 @@
-"""Metrics over episodes."""
+"""Metrics over episodes: sums that add up exactly over processes, thin over ``fewseg.functional``."""
 
 from fewseg.metrics.episode_iou import EpisodeIoU
 from fewseg.metrics.guidance_variance import GuidanceVariance
