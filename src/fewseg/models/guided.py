@@ -503,24 +503,31 @@ class SelfSupportNetwork(SimilarGuidedNetwork):
         """Cross-entropy of both answers to the query outside void."""
         guidance = self.guide(self.encode_support(batch.support_images), batch.support_annotations)
         queries = self.encode_query(batch.query_images)
-        answers = {"cross_entropy": self.logits, "first_pass": super().logits}
-        return {
-            name: cross_entropy(self.merged(answer, queries, guidance), batch.query_masks)
-            for name, answer in answers.items()
-        }
+
+        def both(features: Features, guidance: SimilarGuidance) -> Tensor:  # one above the other: merging is pixelwise
+            return torch.cat([self.decode(s, features.image_size) for s in self.passes(features, guidance)], -2)
+
+        first, second = self.merged(both, queries, guidance).chunk(2, -2)
+        masks = batch.query_masks
+        return {"cross_entropy": cross_entropy(second, masks), "first_pass": cross_entropy(first, masks)}
 
     def logits(self, features: Features, guidance: SimilarGuidance) -> Tensor:
         """Logits (B, 2, H, W) of the second pass, also where nothing positive was annotated."""
+        return self.decode(self.passes(features, guidance)[1], features.image_size)
+
+    def passes(self, features: Features, guidance: SimilarGuidance) -> tuple[Tensor, Tensor]:
+        """Scores (B, 2, h, w) of the first and of the second pass."""
         embedded, *taps = features.maps
         maps = SHARPNESS * self.similarity_maps(features, guidance)  # (B, 2, n, h, w)
-        first = self.head(embedded, guidance.z, maps).detach()
+        scores = self.head(embedded, guidance.z, maps)
+        first = scores.detach()
         probs = first.softmax(1)
         found = torch.where(probs > 0.5, probs, 0.0)  # (B, 2, h, w)
         own_z = self._means(embedded, found)
         own_maps = [upsample(cosine_maps(tap, self._means(tap, found)), first.shape[-2:]) for tap in taps]
         similarity = torch.cat([maps, SHARPNESS * torch.stack(own_maps, 2), first[:, :, None]], 2)
-        scores = self.second(embedded, torch.cat([guidance.z, own_z], 1), similarity)
-        return self.decode(scores, features.image_size)
+        refined = self.second(embedded, torch.cat([guidance.z, own_z], 1), similarity)
+        return scores, refined
 
     @staticmethod
     def _means(maps: Tensor, found: Tensor) -> Tensor:
