@@ -46,6 +46,7 @@ class Prediction(NamedTuple):
 @torch.inference_mode()
 def predict(network: SegmentorNetwork, batch: EpisodeBatch) -> Prediction:
     """Runs the verbs on a batch, each timed apart."""
+    batch = network.accept(batch)
     device = batch.support_annotations.device
     start = _now(device)
     supports, queries = network.encode_support(batch.support_images), network.encode_query(batch.query_images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
@@ -11,19 +12,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewseg.episode import VOID, EpisodeBatch, Features
+from fewseg.functional.clicks import clicks_as_shot
 
 
 class SegmentorNetwork(nn.Module):
     """A few-shot segmentor: plain torch, no episode state on the module, ever.
 
     A subclass sets ``encoder`` and writes ``guide`` and ``segment``. Class attributes tell shared tests and tools what
-    a method can do; nothing asks for its name. Three of them may depend on hyper-parameters, and then a constructor
-    sets them on the instance.
+    a method can do; nothing asks for its name. Those that are no class variables may depend on hyper-parameters, and
+    then a constructor sets them on the instance.
     """
 
     output: ClassVar[str] = "masks"  # "masks" or "instances"
-    uses_support: ClassVar[bool] = True  # False: class-blind baseline
-    uses_clicks: ClassVar[bool] = False  # reads clicks on the query
+    uses_support: bool = True  # False: class-blind baseline
+    uses_clicks: bool = False  # segment reads clicks on the query
+    encodes_clicks: bool = False  # clicks enter its encoder: encode_query keeps the images
     accepts_sparse: ClassVar[bool] = True  # unknown pixels in annotations are meaningful
     order_invariant: ClassVar[bool] = True  # the order of shots does not matter
     trainable: ClassVar[bool] = True  # has parameters that learn from episodes
@@ -97,8 +100,21 @@ class SegmentorNetwork(nn.Module):
         """Named losses whose sum is minimised; by default cross-entropy over the query outside void."""
         return {"cross_entropy": cross_entropy(self(batch), batch.query_masks)}
 
+    def accept(self, batch: EpisodeBatch) -> EpisodeBatch:
+        """The batch as this network reads it: clicks that it has no input for become one more shot.
+
+        They also stand in for supports where an episode has none. A batch that was accepted before stays as it is.
+        """
+        n_clicks = batch.query_clicks.shape[1]
+        if n_clicks and self.uses_support and not (self.uses_clicks and batch.n_shot):
+            batch = clicks_as_shot(batch)
+        if n_clicks and not self.uses_clicks:
+            return dataclasses.replace(batch, query_clicks=batch.query_clicks[:, :0])
+        return batch
+
     def forward(self, batch: EpisodeBatch) -> Tensor:
         """Composes the verbs: logits (B, 2, H, W) of a batch."""
+        batch = self.accept(batch)
         guidance = self.guide(self.encode_support(batch.support_images), batch.support_annotations)
         clicks = batch.query_clicks if self.uses_clicks else None
         return self.segment(self.encode_query(batch.query_images), guidance, clicks)

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from fewseg.datasets.base import FewShotDataset, LabelMap
 from fewseg.datasets.paths import cache_dir, write_atomic
-from fewseg.episode import NEGATIVE, POSITIVE, UNKNOWN, VOID, EpisodeSpec, Point
+from fewseg.episode import NEGATIVE, POSITIVE, UNKNOWN, VOID, EpisodeSpec, Point, Task
 from fewseg.errors import FewsegError
 
 Void = Literal["ignore", "background", "foreground"]
@@ -73,6 +73,21 @@ class TrainingPart:
 
 
 @dataclasses.dataclass(frozen=True)
+class Interaction:
+    """How the object of an interactive episode is annotated in the query.
+
+    Args:
+        source: a robot clicks in the region that was segmented wrongly, at its largest inscribed disk (``inscribed``:
+            f-BRS, RITM) or in its largest component (``component``: BRS, DIOS); or ``points`` are drawn with the
+            episode, ``n_points`` of each label at random (the guided networks).
+        n_clicks: of the robot, which does not stop early.
+    """
+
+    source: Literal["inscribed", "component", "points"] = "inscribed"
+    n_clicks: int = 20
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationPart:
     """Which episodes test a fold, and how they are scored.
 
@@ -95,6 +110,7 @@ class EvaluationPart:
         short_label: a label with fewer pixels than points gives ``"all"`` it has, or ``"none"`` (revolver).
         runs: the list is this many runs in a row, each with its own seed; figures are means over runs.
         threshold: on the foreground probability.
+        interaction: how queries are clicked; None where episodes ask for a class, not for an object.
     """
 
     split: str = "val"
@@ -113,6 +129,12 @@ class EvaluationPart:
     short_label: Literal["all", "none"] = "all"
     runs: int = 1
     threshold: float = 0.5
+    interaction: Interaction | None = None
+
+    @property
+    def task(self) -> Task:
+        """The task of the episodes."""
+        return "semantic" if self.interaction is None else "interactive"
 
     @property
     def support_may_equal_query(self) -> bool:

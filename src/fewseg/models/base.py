@@ -91,7 +91,7 @@ class FewShotSegmentor(pl.LightningModule):
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
         """The sum of the network's losses; each is logged."""
         self._check_shots(batch, "--data.train_shot")
-        losses = self.network.losses(batch)
+        losses = self.network.losses(self.network.accept(batch))
         total = torch.stack(list(losses.values())).sum()
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
         self.log_dict({f"train/{name}": loss.detach() for name, loss in losses.items()}, batch_size=len(batch))

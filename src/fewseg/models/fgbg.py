@@ -39,7 +39,7 @@ class FgBgNetwork(SegmentorNetwork):
     torch.Size([3, 2, 17, 13])
     """
 
-    uses_support: ClassVar[bool] = False
+    uses_support: bool = False
 
     embedding: nn.Module
     head: nn.Module

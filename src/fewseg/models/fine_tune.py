@@ -77,7 +77,7 @@ class FineTuneNetwork(FgBgNetwork):
     torch.Size([1, 2, 17, 13])
     """
 
-    uses_support: ClassVar[bool] = True
+    uses_support: bool = True
     episodic: ClassVar[bool] = False  # training is class-blind: it cannot learn opposite answers for one image
     exportable: ClassVar[bool] = False  # it differentiates while it runs
 
