@@ -6,10 +6,10 @@ export OMP_NUM_THREADS ?= 2
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install benchmark benchmark-voc400 benchmark-shapes-zoo benchmark-voc400-zoo benchmark-ablations test check lint types format report docs bench-data bench-train clean
+.PHONY: help install benchmark benchmark-voc400 benchmark-shapes-zoo benchmark-voc400-zoo benchmark-ablations benchmark-interactive-points benchmark-thesis benchmark-interactive-real benchmark-transfer test check lint types format report docs bench-data bench-train bench-session clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-28s %s\n", $$1, $$2}'
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("fewseg needs Python >= 3.11, this is " + sys.version.split()[0] + ": make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
@@ -35,6 +35,19 @@ benchmark-voc400-zoo: $(INSTALLED)  ## the same on real images (needs FEWSEG_DAT
 benchmark-ablations: $(INSTALLED)  ## one choice of a method changed at a time: reports in runs/ablations-*
 	$(BIN)/fewseg benchmark experiments/benchmarks/ablations-guided.yaml --out runs/ablations-guided
 	$(BIN)/fewseg benchmark experiments/benchmarks/ablations-sgone.yaml --out runs/ablations-sgone
+
+benchmark-interactive-points: $(INSTALLED)  ## objects from random points on the image itself: report in runs/interactive-points
+	$(BIN)/fewseg benchmark experiments/benchmarks/interactive-points.yaml --out runs/interactive-points
+
+benchmark-thesis: $(INSTALLED)  ## one support and one click, generated and real (needs FEWSEG_DATA): reports in runs/thesis-*
+	$(BIN)/fewseg benchmark experiments/benchmarks/thesis-shapes.yaml --out runs/thesis-shapes
+	$(BIN)/fewseg benchmark experiments/benchmarks/thesis-voc400.yaml --out runs/thesis-voc400
+
+benchmark-interactive-real: $(INSTALLED)  ## a robot clicks on photographs (needs FEWSEG_DATA): report in runs/interactive-real
+	$(BIN)/fewseg benchmark experiments/benchmarks/interactive-real.yaml --out runs/interactive-real
+
+benchmark-transfer: $(INSTALLED)  ## instances teach semantics: report in runs/transfer
+	$(BIN)/fewseg benchmark experiments/benchmarks/transfer.yaml --out runs/transfer
 
 test: $(INSTALLED)  ## run the tests
 	$(BIN)/python -m pytest
@@ -66,6 +79,9 @@ bench-train: export MALLOC_MMAP_MAX_ := 0
 bench-train: export MALLOC_TRIM_THRESHOLD_ := 100000000000
 bench-train: $(INSTALLED)  ## training step against the bare encoder and a batch-1 loop
 	$(BIN)/python experiments/bench_train.py
+
+bench-session: $(INSTALLED)  ## what one more click costs against a full forward pass
+	$(BIN)/python experiments/bench_session.py
 
 clean:  ## remove build products and runs, not .venv
 	rm -rf runs build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import math
 import re
@@ -24,11 +25,14 @@ import numpy.typing as npt
 
 from fewseg import published
 from fewseg.results import (
+    CLICKED,
+    FIGURES,
     Line,
     amount,
     figure_text,
     leaderboard,
     markdown,
+    points,
     summarise,
     training_notes,
     write_json,
@@ -37,6 +41,57 @@ from fewseg.results import (
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"<!-- results:(\w+) -->\n.*?<!-- /results:\1 -->", re.DOTALL)
+
+
+CLICK_FIGURES = (
+    *("iou_at_1", "iou_at_5", "noc80", "noc85", "noc90", "over_limit90", "positive_iou", "miou_std_seeds"),
+    *("seconds_per_click", "seconds_refine_per_click"),
+)
+
+
+def tables(found: Sequence[Line]) -> str:
+    """A table for each data set, task and protocol, in markdown; with their names where there are several."""
+    groups = [(k, list(v)) for k, v in itertools.groupby(found, lambda x: (x.dataset, x.task, x.protocol))]
+    parts = []
+    for names, lines in groups:
+        drawn_points = names[1] == "interactive"
+        made = (click_table if any(x.clicks for x in lines) else point_table if drawn_points else table)(lines)
+        parts.append((f"**{names[0]}, {names[2]}**\n\n" if len(groups) > 1 else "") + made)
+    return "\n\n".join(parts)
+
+
+def click_table(found: Sequence[Line]) -> str:
+    """One row for each config, K and P, best first by the IoU after the first click, in markdown."""
+    figures = [name for name in CLICK_FIGURES if any(name in line.figures for line in found)]
+    n_clicks = max(len(line.clicks.iou) for line in found if line.clicks)
+    one = len({(line.n_shot, line.n_points) for line in found}) == 1
+    heads = ["config", *(() if one else ("K", "P")), f"mIoU after {n_clicks} click{'s' * (n_clicks > 1)}"]
+    body = []
+    for line in sorted(found, key=lambda line: -line.figures.get("iou_at_1", 0.0)):
+        note = f" ({line.note})" if line.note else ""
+        setting = () if one else (str(line.n_shot), points(line.n_points))
+        shown = [figure_text(name, line.figures.get(name)) for name in figures]
+        body.append([line.config + note, *setting, _score(line), *shown])
+    heads += [FIGURES.get(name, "positive IU") for name in figures]
+    return markdown(heads, body)
+
+
+def point_table(found: Sequence[Line]) -> str:
+    """Positive IoU at every P, one row for each config and K, best first at the fewest points, in markdown."""
+    counts = sorted({line.n_points for line in found}, key=amount)
+    by_place = {(line.config, line.n_shot, line.n_points): line.figures for line in found}
+    rows = list(dict.fromkeys((line.config, line.n_shot) for line in found))
+    rows.sort(key=lambda row: -by_place.get((*row, counts[0]), {}).get("positive_iou", 0.0))
+    body = []
+    for config, n_shot in rows:
+        own = [by_place.get((config, n_shot, count), {}) for count in counts]
+        slowest = max(
+            (figures["seconds_per_update"] for figures in own if "seconds_per_update" in figures), default=None
+        )
+        shown = [figure_text("positive_iou", figures.get("positive_iou")) for figures in own]
+        body.append([config, str(n_shot), *shown, figure_text("seconds_per_update", slowest)])
+    heads = ["config", "K", *(f"positive IU, P = {points(count)}" for count in counts), "s/update, longest"]
+    return markdown(heads, body)
 
 
 def table(found: Sequence[Line]) -> str:
@@ -80,8 +135,9 @@ def mosaic(rows: list[dict[str, Any]], out: Path, configs: Sequence[str]) -> npt
     """The median episodes of fold 0, one row a method, (H, W, 3) uint8 BGR."""
     strips = []
     for config in configs:
-        row = next(r for r in rows if r["config"] == config and r["fold"] == 0 and r["n_points"] is None)
-        strips.append(cv2.imread(str(next((out / row["run"] / "pictures").glob("median-*.png")))))
+        own = [r for r in rows if r["config"] == config and r["fold"] == 0 and r["n_points"] is None]
+        found = [path for row in own for path in (out / row["run"] / "pictures").glob("median-*.png")]
+        strips.append(cv2.imread(str(found[0])))
     width = max(strip.shape[1] for strip in strips)
     white = (255, 255, 255)
     padded = [cv2.copyMakeBorder(s, 0, 8, 0, width - s.shape[1], cv2.BORDER_CONSTANT, value=white) for s in strips]
@@ -109,16 +165,18 @@ def publish(
     devices = ", ".join(sorted({str(row["device"]) for row in rows}))
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
     folds = sorted({row["fold"] for row in rows})
+    lines = leaderboard(rows, out)
     facts = [
         f"Regenerate with `{command}`.",
         *(f"Training: {note}." for note in training_notes(rows)),
-        f"{first['n_episodes']} episodes a fold, protocol {first['protocol']}, folds {folds}; "
+        *([" ".join(CLICKED.split())] if any(line.clicks for line in lines) else []),
+        f"{_listed(row['n_episodes'] for row in rows)} episodes a fold, protocol "
+        f"{_listed(row['protocol'] for row in rows)}, folds {folds}; "
         "the interval resamples query images and does not hold the variation of training.",
         f"Measured on {devices}; {versions}.",
     ]
     more = f"All settings and folds: [{name}.md](experiments/results/{name}.md)."
-    lines = leaderboard(rows, out)
-    body = f"{table(lines)}\n\n" + "\n".join([*facts, more])
+    body = f"{tables(lines)}\n\n" + "\n".join([*facts, more])
     results = root / "experiments" / "results"
     write_json(results / f"{name}.json", rows)
     write_text(results / f"{name}-curves.csv", curves(rows, out))
@@ -126,7 +184,8 @@ def publish(
     write_text(results / f"{name}.md", summary + "\n" + "\n".join([facts[0], *facts[-2:]]) + "\n")
     # the rows that the interval of a mean is made from are not published, so the interval is
     intervals = [
-        {"config": x.config, "protocol": x.protocol, "n_shot": x.n_shot, "ci95": [round(v, 4) for v in x.ci95]}
+        {name: getattr(x, name) for name in ("config", "protocol", "dataset", "n_shot")}
+        | {"ci95": [round(v, 4) for v in x.ci95]}
         for x in lines
         if x.n_points is None and x.ci95
     ]
@@ -145,7 +204,9 @@ def publish(
 
 def curves(rows: Sequence[dict[str, Any]], out: Path) -> str:
     """The base-class mIoU along each training, as CSV: when a method begins to read its support."""
-    found = {row["training"]: row for row in rows}
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        found.setdefault(row["training"], row)  # they come sorted: the plain evaluation before its variants
     lines = ["config,fold,seed,step,miou"]
     for training, row in sorted(found.items()):
         path = out / "trainings" / training / "curve.csv"
@@ -167,7 +228,8 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
     benchmarks = []
     for name, entry in index(root).items():
         rows = json.loads((root / "experiments" / "results" / f"{name}.json").read_text(encoding="utf-8"))
-        benchmarks.append((name, entry, [line for line in leaderboard(rows) if line.n_points is None]))
+        dense = [x for x in leaderboard(rows) if x.n_points is None and (x.task == "semantic" or x.clicks)]
+        benchmarks.append((name, entry, dense))
     found = {}
     for path in sorted((root / "docs" / "methods").glob("*.md")):
         text = path.read_text(encoding="utf-8")
@@ -186,13 +248,14 @@ def _between(method: str, benchmarks: Sequence[tuple[str, dict[str, Any], list[L
         sources.append(f"- The papers' numbers: {'; '.join(dict.fromkeys(row.source for row in known))}.")
     measured: list[str] = []
     for name, entry, lines in benchmarks:
-        own = [line for line in lines if line.method == method and line.n_shot in (1, 5) and line.miou is not None]
+        own = [line for line in lines if line.method == method and line.n_shot in (0, 1, 5) and line.miou is not None]
         body += [_own_line(line, name, entry) for line in own]
         measured += [line.dataset for line in own]
         if own:
             where = f"[{name}.md](../../experiments/results/{name}.md)"
             how = f"regenerate with `{entry['command']}`"
-            sources.append(f"- {own[0].dataset}: {where}, protocol {_listed(x.protocol for x in own)}, {how}.")
+            about = f"{where}, protocol {_listed(x.protocol for x in own)}, {how}"
+            sources.append(f"- {_listed(x.dataset for x in own)}: {about}.")
     if not body:
         told = "There is no committed number of this method yet, and no paper's number to set beside it."
     else:
@@ -224,15 +287,16 @@ def _paper_line(row: published.Published) -> list[str]:
 
 
 def _own_line(line: Line, name: str, entry: dict[str, Any]) -> list[str]:
-    here = (line.config, line.protocol, line.n_shot)
+    here = {name: getattr(line, name) for name in ("config", "protocol", "dataset", "n_shot")}
     interval = next(
-        (e["ci95"] for e in entry["dense_intervals"] if (e["config"], e["protocol"], e["n_shot"]) == here), None
+        (e["ci95"] for e in entry["dense_intervals"] if all(e.get(k, v) == v for k, v in here.items())), None
     )
     shown = "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
     folds = [f"{100 * line.folds[i]:.1f}" if i in line.folds else "" for i in range(4)]
     mean = f"{100 * (line.miou or 0.0):.1f}"
     data = line.dataset if name == line.dataset else f"{line.dataset} ({name})"
-    return [f"ours: {line.config}", data, "mIoU", str(line.n_shot), *folds, mean, shown, line.note]
+    metric = "mIoU" if line.clicks is None else f"mIoU, {len(line.clicks.iou)} click{'s' * (len(line.clicks.iou) > 1)}"
+    return [f"ours: {line.config}", data, metric, str(line.n_shot), *folds, mean, shown, line.note]
 
 
 def _listed(values: Any) -> str:

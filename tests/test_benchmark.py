@@ -232,6 +232,175 @@ def test_a_method_may_have_a_budget_of_its_own(grid):
     assert steps == {"guided": 7, "fgbg": 30}
 
 
+AJ = {"data": {"refine": "features", "refine_from": 1}}
+
+
+def interactive(grid, **changes):
+    """One training a fold that clicks, tested on objects and on classes."""
+    tests = [
+        {"protocol": "interactive", "shots": [0, 1], "points": ["dense"], "data": {"n_clicks": 3}},
+        {"protocol": "interactive-points", "shots": [0], "points": [1, "dense"]},
+        {"protocol": "clean", "n_episodes": 7},
+    ]
+    methods = {"guided": {"config": "guided.yaml", "variants": {"+AJ": AJ}}, "fgbg": "fgbg.yaml"}
+    common = {"pretraining": None, "methods": methods, "points": [1], "protocol": "interactive", "tests": tests}
+    return benchmark.plan(changed(grid, **{**common, **changes}))
+
+
+def test_one_training_serves_several_tests_and_variants(grid):
+    plan = interactive(grid)
+    assert len(plan.trainings) == 2 * 2
+    assert len({run.id for run in plan.runs}) == len(plan.runs)
+    settings = [
+        (run.data["protocol"], run.config, run.data["n_shot"], run.data["n_points"])
+        for run in plan.runs
+        if (run.training.name, run.training.fold) == ("guided", 0)
+    ]
+    robot, points = "interactive", "interactive-points"
+    assert sorted(settings, key=str) == sorted(
+        [
+            *((robot, config, k, None) for config in ("guided", "guided+AJ") for k in (0, 1)),
+            *((points, "guided", 0, p) for p in (1, None)),  # no robot: nothing to refine after its clicks
+            *(("clean", "guided", k, 1) for k in (1, 2)),
+        ],
+        key=str,
+    )
+    refined = next(run for run in plan.runs if run.config == "guided+AJ")
+    assert refined.options["refine"] == "features"
+    assert refined.options["n_clicks"] == 3
+    assert refined.options["size"] == 48
+    assert {run.data["n_episodes"] for run in plan.runs} == {5, 7}
+    assert {run.training.fold for run in plan.runs} == {run.data["fold"] for run in plan.runs} == {0, 1}
+
+
+def test_options_of_test_time_are_hashed_into_runs_and_not_into_trainings(grid):
+    plain = interactive(grid)
+    robot = {"protocol": "interactive", "points": ["dense"]}
+
+    def ids(**changes):
+        plan = interactive(grid, **changes)
+        return {one.id for one in plan.trainings}, {run.id for run in plan.runs}
+
+    trainings, runs = ids(tests=[robot])
+    assert trainings == {one.id for one in plain.trainings}
+    others = [
+        ids(tests=[{**robot, "data": {"n_clicks": 5}}]),
+        ids(tests=[{**robot, "data": {"size": 64}}]),
+        ids(tests=[robot], methods={"guided": {"config": "guided.yaml", "variants": {"": {"data": {"flip": True}}}}}),
+        ids(tests=[robot], methods={"guided": {"config": "guided.yaml", "data": {"flip": True}}}),
+    ]
+    for other_trainings, other_runs in others:
+        assert other_trainings <= trainings
+        assert not other_runs & runs
+    same = ids(tests=[{**robot, "data": {"num_workers": 2, "flip": False, "refine": None}}])
+    assert same == (trainings, runs)
+    semantic, _ = ids(protocol="clean", tests=[robot])
+    assert not semantic & trainings  # training asks for classes and not for objects
+    explicit, tested = ids(protocol="clean", data={"data": {**grid_data(grid), "train_episodes": "interactive"}})
+    assert not explicit & (semantic | trainings)
+    assert not tested & runs
+
+
+def grid_data(grid):
+    return yaml.safe_load((grid.parent / "data.yaml").read_text())["data"]
+
+
+def test_a_variant_repeats_a_hyper_parameter(grid):
+    variants = {"+seeds": {"model": {"steps": 3}, "repeat": {"seed": [4, 7]}}}
+    methods = {"tuned": {"config": str(EXPERIMENTS / "models" / "fine-tune.yaml"), "variants": variants}}
+    plan = interactive(
+        grid, methods=methods, compare="tuned+seeds", folds=[0], tests=[{"protocol": "clean", "shots": [1]}]
+    )
+    assert [(run.config, run.seed, run.model) for run in plan.runs] == [
+        ("tuned", 0, {}),
+        ("tuned+seeds", 4, {"steps": 3, "seed": 4}),
+        ("tuned+seeds", 7, {"steps": 3, "seed": 7}),
+    ]
+    assert len({run.id for run in plan.runs}) == 3
+    assert [run.pictures for run in plan.runs] == [True, True, False]
+
+
+def test_a_run_of_the_robot_can_be_scored_again_from_its_rows(grid, tmp_path):
+    methods = {"guided": {"config": "guided.yaml", "variants": {"+AJ": AJ}}}
+    tests = [{"protocol": "interactive", "shots": [0], "data": {"n_clicks": 3}}]
+    training = {"max_steps": 0, "batch_size": 2}
+    plan = interactive(grid, methods=methods, tests=tests, folds=[1], n_episodes=2, training=training)
+    (one,) = plan.trainings
+    benchmark.train(one, tmp_path, lambda steps: None)
+    for run in plan.runs:
+        row = benchmark.evaluate(run, tmp_path)
+        frame = results.read_rows(tmp_path / run.id / "episodes.parquet")
+        assert (row["task"], row["config"], row["fold"], row["n_folds"]) == ("interactive", run.config, 1, 4)
+        assert (row["n_clicks"], len(row["iou_at"]), row["n_episodes"], row["n_shot"]) == (3, 3, 2, 0)
+        assert row["seconds_per_click"] > row["seconds_network_per_click"] > 0
+        again = results.score(frame, [f"c{i}" for i in range(20)], range(6, 11), n_clicks=3)
+        names = ("miou", "positive_iou", "iou_at", "noc85", "over_limit90", "seconds_at", "ci95")
+        assert {name: row[name] for name in names} == {name: again[name] for name in names}
+        (index,) = (tmp_path / run.id / "pictures").glob("index.json")
+        assert all(1 <= entry["clicks"] <= 3 for entry in json.loads(index.read_text()))
+    refined = [results.read_rows(tmp_path / run.id / "episodes.parquet")["seconds_refine"].sum() for run in plan.runs]
+    assert refined[1] > 10 * refined[0]
+
+
+class Whole(fewseg.datasets.Shapes5i):
+    """Without folds: every class is novel."""
+
+    name, n_folds = "whole", 1
+
+
+def test_a_data_set_of_one_fold_tests_the_trainings_of_all_folds(grid, monkeypatch):
+    monkeypatch.setattr(fewseg.datasets, "Whole", Whole, raising=False)
+    monkeypatch.setattr(fewseg.datasets, "__all__", [*fewseg.datasets.__all__, "Whole"])
+    test = {"data": {"dataset": {**SMALL, "class_path": "Whole"}, "size": 64}, "shots": [1]}
+    plan = interactive(grid, protocol="clean", methods={"fgbg": "fgbg.yaml"}, tests=[test, {}])
+    whole, own = ([run for run in plan.runs if run.dataset == name] for name in ("whole", "shapes5i"))
+    assert [run.training.fold for run in whole] == [0, 1]
+    assert [run.options["fold"] for run in whole] == [0, 0]
+    assert [run.options["size"] for run in whole] == [64, 64]
+    assert {run.options["size"] for run in own} == {48}
+    assert len(plan.trainings) == 2
+    with pytest.raises(FewsegError, match=r"tests\[0\].folds: got 0 of shapes5i with 4"):
+        interactive(
+            grid,
+            data={"data": {**grid_data(grid), "dataset": test["data"]["dataset"]}},
+            folds=[0],
+            tests=[{"data": {"dataset": SMALL}}],
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tests": [{"protocol": "clean", "epsiodes": 3}]}, r"tests\[0\].epsiodes: got an unknown key"),
+        ({"tests": [{"folds": [1, 2]}]}, r"tests\[0\].folds: got 2 of shapes5i"),
+        ({"tests": ["clean"]}, r"tests\[0\]: got clean, expected a mapping"),
+        ({"tests": []}, "tests: got"),
+        ({"tests": [{}, {"n_episodes": 3}]}, "two evaluations of fgbg on shapes5i under interactive with K = 1"),
+        ({"protocol": "clean", "tests": [{}]}, "guided\\+AJ.*expected tests with a robot"),
+        (
+            {"methods": {"guided": {"config": "guided.yaml", "variants": {"+AJ": {"data": {"size": 3}}}}}},
+            "AJ.data.size",
+        ),
+        ({"methods": {"guided": {"config": "guided.yaml", "variants": ["+AJ"]}}}, "variants: got .*expected a mapping"),
+        (
+            {"methods": {"guided": {"config": "guided.yaml", "variants": {"+AJ": {"repeat": {"a": 3}}}}}},
+            "repeat.a: got 3",
+        ),
+        (
+            {"seeds": [0, 1], "methods": {"g": {"config": "guided.yaml", "variants": {"+s": {"repeat": {"a": [3]}}}}}},
+            "seeds: got .*expected one seed",
+        ),
+        (
+            {"methods": {"a": {"config": "fgbg.yaml", "variants": {"b": {}}}, "ab": "fgbg.yaml"}},
+            "two evaluations of ab",
+        ),
+    ],
+)
+def test_wrong_tests_and_variants_are_named(grid, change, message):
+    with pytest.raises(FewsegError, match=message):
+        interactive(grid, **change)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -251,9 +420,10 @@ def test_every_benchmark_names_methods_and_arguments_that_exist(path):
     config = benchmark.self_contained(path)
     assert set(config) <= benchmark.KEYS
     assert config.get("compare") in (None, *config["methods"])
-    for entry in config["methods"].values():
+    for name, entry in config["methods"].items():
         assert set(entry) <= benchmark.METHOD_KEYS
         model = entry["config"]["model"]
         options = {**model["init_args"], **entry.get("model", {})}
-        check_arguments(class_named(model["class_path"]), options)
+        for variant in benchmark._variants(path, name, entry):
+            check_arguments(class_named(model["class_path"]), {**options, **variant.model})
         fewseg.create_model(model["class_path"], **{**options, "weights": None})

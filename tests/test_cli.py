@@ -65,7 +65,11 @@ def test_a_config_trains_and_tests(case, tmp_path):
     ckpt = str(next((tmp_path / "fit").rglob("*.ckpt")))
     assert main(command("test", tmp_path / "test", *arguments, "--ckpt_path", ckpt)) == 0
     rows = pd.read_parquet(next((tmp_path / "test").rglob("episodes.parquet")))
-    assert rows.episode.tolist() == [0, 1, 2, 3]
+    assert rows.episode.unique().tolist() == [0, 1, 2, 3]
+    clicked = config["data"].get("n_clicks")
+    assert rows.click.isna().all() if clicked is None else rows.click.between(1, clicked).all()
+    assert main(command("predict", tmp_path / "predict", *arguments, "--ckpt_path", ckpt)) == 0
+    assert len(list((tmp_path / "predict").rglob("0*.png"))) == 4
 
 
 def test_pretraining_hands_its_encoder_to_a_method(tmp_path):

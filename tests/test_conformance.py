@@ -17,6 +17,7 @@ import fewseg
 from fewseg import cli
 from fewseg.episode import Box, EpisodeBatch, EpisodeSpec, Features, Frame
 from fewseg.errors import FewsegError
+from fewseg.functional.clicks import pad_clicks
 from fewseg.modules.encoders import Encoder
 from toy import Toy, ToyNetwork
 
@@ -36,6 +37,15 @@ def create(name, **hyper_parameters):
     return fewseg.create_model(name, encoder="tiny", **hyper_parameters)
 
 
+def stirred(name):
+    """Away from the start: weights that begin at zero hear nothing yet."""
+    model = create(name)
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter.add_(torch.randn_like(parameter) / 100)
+    return model
+
+
 FLAGS = {name: create(name).network for name in METHODS}
 
 
@@ -48,6 +58,10 @@ def guided(network):
     return network.uses_support
 
 
+def clicked(network):
+    return network.uses_clicks
+
+
 # ---------------------------------------------------------------------------------------------------------- episodes
 
 
@@ -58,19 +72,22 @@ def sizes(network):
 
 
 def random_batch(network, n=1, shots=1, seed=0):
-    """Noise with random dense annotations that hold both labels."""
+    """Noise with random dense annotations of both labels, and two clicks of each where the network reads any."""
     rng = np.random.RandomState(seed)
     (height, width), query = sizes(network)
 
     def draw(high, *shape):
         return torch.from_numpy(rng.randint(0, high, shape).astype(np.uint8))
 
+    supports, annotations = draw(256, n, shots, 3, height, width), draw(2, n, shots, height, width)
+    queries, masks = draw(256, n, 3, *query), draw(2, n, *query)
+    clicks = [[tuple(rng.choice(side) for side in query) + (i % 2,) for i in range(4)] for _ in range(n)]
     return EpisodeBatch(
-        support_images=draw(256, n, shots, 3, height, width),
-        support_annotations=draw(2, n, shots, height, width),
-        query_images=draw(256, n, 3, *query),
-        query_clicks=torch.zeros(n, 0, 3, dtype=torch.int32),
-        query_masks=draw(2, n, *query),
+        support_images=supports,
+        support_annotations=annotations,
+        query_images=queries,
+        query_clicks=pad_clicks(clicks if network.uses_clicks else [[]] * n),
+        query_masks=masks,
         targets=(None,) * n,
         frames=(Frame(query, query, Box(0, 0, *query)),) * n,
         specs=(EpisodeSpec("q", ("s",) * shots, 1),) * n,
@@ -89,15 +106,21 @@ def blobs(centres, size):
 
 
 def two_blob_batch(network, n):
-    """The red blob is wanted; with n = 2 the second episode has the same images and wants the blue one."""
+    """The red blob is wanted; with n = 2 the second episode has the same images and wants the blue one.
+
+    Clicks are a positive one on the wanted blob and a negative one on the other.
+    """
     side = max(48, network.min_size)
     support, annotations = blobs(((side // 3, side // 4), (2 * side // 3, 3 * side // 4)), side)
-    query, masks = blobs(((3 * side // 5, side // 4), (side // 3, 7 * side // 10)), side)
+    red, blue = (3 * side // 5, side // 4), (side // 3, 7 * side // 10)
+    query, masks = blobs((red, blue), side)
+    clicks = [[(*red, 1), (*blue, 0)], [(*blue, 1), (*red, 0)]][:n]
     return dataclasses.replace(
         random_batch(network, n),
         support_images=support.expand(n, 1, *support.shape),
         support_annotations=torch.stack(annotations[:n])[:, None],
         query_images=query.expand(n, *query.shape),
+        query_clicks=pad_clicks(clicks if network.uses_clicks else [[]] * n),
         query_masks=torch.stack(masks[:n]),
     )
 
@@ -109,6 +132,15 @@ def logits_of(network, batch):
 
 def change(batch, **fields):
     return dataclasses.replace(batch, **fields)
+
+
+def guidance_of(network, batch):
+    return network.guide(network.encode_support(batch.support_images), batch.support_annotations)
+
+
+def clicks_of(network, batch):
+    """What ``segment`` gets beside features and guidance."""
+    return batch.query_clicks if network.uses_clicks else None
 
 
 def same(actual, expected, tolerance=1e-4):
@@ -151,8 +183,8 @@ def test_the_truth_is_not_read(name):
     assert torch.equal(logits_of(network, batch), logits_of(network, blind))
 
 
-@methods(lambda network: not network.uses_clicks)
-def test_clicks_are_ignored_where_they_are_not_used(name):
+@methods(lambda network: not network.uses_clicks and not network.uses_support)
+def test_a_class_blind_network_without_an_input_for_clicks_ignores_them(name):
     network = create(name).network
     batch = random_batch(network)
     clicked = change(batch, query_clicks=torch.tensor([[[3, 4, 1]]], dtype=torch.int32))
@@ -164,10 +196,10 @@ def test_guide_once_and_segment_many_is_forward(name):
     network = create(name).network
     batch, other = random_batch(network, seed=1), random_batch(network, seed=2)
     with torch.inference_mode():
-        guidance = network.guide(network.encode_support(batch.support_images), batch.support_annotations)
+        guidance, clicks = guidance_of(network, batch), clicks_of(network, batch)
         for queries in (batch.query_images, other.query_images, batch.query_images):
             expected = network(change(batch, query_images=queries))
-            same(network.segment(network.encode_query(queries), guidance), expected)
+            same(network.segment(network.encode_query(queries), guidance, clicks), expected)
 
 
 @methods()
@@ -176,8 +208,8 @@ def test_one_query_serves_all_guidances(name):
     batch = random_batch(network, n=3)
     repeated = change(batch, query_images=batch.query_images[:1].expand(3, -1, -1, -1))
     with torch.inference_mode():
-        guidance = network.guide(network.encode_support(batch.support_images), batch.support_annotations)
-        once = network.segment(network.encode_query(batch.query_images[:1]), guidance)
+        guidance, features = guidance_of(network, batch), network.encode_query(batch.query_images[:1])
+        once = network.segment(features, guidance, clicks_of(network, batch))
     same(once, logits_of(network, repeated))
 
 
@@ -186,15 +218,15 @@ def test_the_tail_of_segment_starts_at_every_insertion_point(name):
     network = create(name).network
     batch = random_batch(network)
     with torch.inference_mode():
-        guidance = network.guide(network.encode_support(batch.support_images), batch.support_annotations)
+        guidance, clicks = guidance_of(network, batch), clicks_of(network, batch)
         features = network.encode_query(batch.query_images)
-        expected = network.segment(features, guidance)
+        expected = network.segment(features, guidance, clicks)
         assert network.insertion_points
         for point in network.insertion_points:
-            hidden = network.segment_to(point, features, guidance)
-            assert torch.equal(network.segment_from(point, hidden, guidance), expected)
+            hidden = network.segment_to(point, features, guidance, clicks)
+            assert torch.equal(network.segment_from(point, hidden, guidance, clicks), expected)
         with pytest.raises(ValueError, match="insertion point"):
-            network.segment_to("nowhere", features, guidance)
+            network.segment_to("nowhere", features, guidance, clicks)
 
 
 class Verbs(nn.Module):
@@ -202,16 +234,17 @@ class Verbs(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, supports, annotations, queries):
+    def forward(self, supports, annotations, queries, clicks=None):
         guidance = self.network.guide(self.network.encode_support(supports), annotations)
-        return self.network.segment(self.network.encode_query(queries), guidance)
+        return self.network.segment(self.network.encode_query(queries), guidance, clicks)
 
 
 @methods(lambda network: network.exportable)
 def test_the_verbs_can_be_exported(name):
     network = create(name).network
     batch = random_batch(network)
-    arguments = (batch.support_images, batch.support_annotations, batch.query_images)
+    clicks = (batch.query_clicks,) if network.uses_clicks else ()
+    arguments = (batch.support_images, batch.support_annotations, batch.query_images, *clicks)
     with torch.no_grad():
         exported = torch.export.export(Verbs(network), arguments).module()
         same(exported(*arguments), network(batch))
@@ -221,7 +254,10 @@ def test_the_verbs_can_be_exported(name):
 
 
 def annotate(batch, value):
-    return change(batch, support_annotations=torch.full_like(batch.support_annotations, value))
+    """Nothing but this label in supports and clicks; 255 for nothing at all."""
+    clicks = batch.query_clicks.clone()
+    clicks[..., 2] = -1 if value == 255 else value
+    return change(batch, support_annotations=torch.full_like(batch.support_annotations, value), query_clicks=clicks)
 
 
 @methods()
@@ -233,14 +269,14 @@ def test_missing_labels_give_finite_logits(name, value):
     )
 
 
-@methods(guided)
+@methods(lambda network: network.uses_support or network.uses_clicks)
 @pytest.mark.parametrize("value", [0, 255])
 def test_no_positive_anywhere_is_all_background(name, value):
     network = create(name).network
     batch = random_batch(network, n=2)
-    annotations = batch.support_annotations.clone()
-    annotations[0] = value
-    logits = logits_of(network, change(batch, support_annotations=annotations))
+    silent, annotations, clicks = annotate(batch, value), batch.support_annotations.clone(), batch.query_clicks.clone()
+    annotations[0], clicks[0] = silent.support_annotations[0], silent.query_clicks[0]
+    logits = logits_of(network, change(batch, support_annotations=annotations, query_clicks=clicks))
     assert (logits[0, 0] > logits[0, 1]).all()  # a tie is no answer
     same(logits[1:], logits_of(network, batch)[1:])  # the other episode of the batch does not notice
 
@@ -260,7 +296,8 @@ def test_missing_labels_give_finite_gradients(name):
 @methods(lambda network: network.uses_support and network.accepts_sparse)
 def test_two_annotated_pixels_are_not_lost(name):
     network = create(name).network
-    batch = annotate(random_batch(network), 255)
+    batch = random_batch(network)
+    batch = change(batch, support_annotations=torch.full_like(batch.support_annotations, 255))
     none = logits_of(network, batch)
     batch.support_annotations[..., 3, 5], batch.support_annotations[..., 11, 2] = 1, 0
     assert not torch.equal(logits_of(network, batch), none)
@@ -284,6 +321,94 @@ def test_swapping_the_labels_changes_the_logits_of_what_reads_them(name):
     assert torch.equal(logits_of(network, swapped), logits_of(network, batch)) != network.uses_support
 
 
+# ------------------------------------------------------------------------------------------------------------- clicks
+
+
+@methods(clicked)
+def test_clicks_change_the_logits_by_their_places_and_labels(name):
+    network = stirred(name).network
+    batch = random_batch(network)
+    expected = logits_of(network, batch)
+    moved, swapped = batch.query_clicks.clone(), batch.query_clicks.clone()
+    moved[0, 1, :2] = (moved[0, 1, :2] + 5) % 13
+    swapped[..., 2] = 1 - swapped[..., 2]
+    for clicks in (batch.query_clicks[:, :2], moved, swapped):
+        assert not torch.equal(logits_of(network, change(batch, query_clicks=clicks)), expected)
+
+
+@methods(clicked)
+def test_the_order_of_clicks_and_padding_do_not_matter(name):
+    network = stirred(name).network
+    batch = random_batch(network, n=2)
+    expected = logits_of(network, batch)
+    nothing = torch.tensor([0, 0, -1], dtype=torch.int32).expand(2, 1, 3)
+    padded = torch.cat([nothing, batch.query_clicks[:, :2], nothing, batch.query_clicks[:, 2:], nothing], 1)
+    for clicks in (batch.query_clicks.flip(1), padded):
+        same(logits_of(network, change(batch, query_clicks=clicks)), expected)
+
+
+@methods(clicked)
+def test_the_maps_of_clicks_are_as_good_as_the_clicks(name):
+    network = stirred(name).network
+    batch = random_batch(network, n=2)
+    with torch.inference_mode():
+        guidance, features = guidance_of(network, batch), network.encode_query(batch.query_images)
+        maps = network.click_maps(batch.query_clicks, features.image_size)
+        assert maps.shape == (2, 2, *sizes(network)[1])
+        assert torch.equal(network.click_maps(maps, features.image_size), maps)
+        logits = network.segment(features, guidance, maps)
+        same(logits, network.segment(features, guidance, batch.query_clicks))
+        assert not torch.equal(network.segment(features, guidance, maps.flip(1)), logits)
+
+
+@methods(lambda network: network.encodes_clicks)
+def test_queries_wait_for_their_clicks_as_normalised_images(name):
+    network = create(name).network
+    images = random_batch(network).query_images
+    with torch.inference_mode():
+        features = network.encode_query(images)
+        assert torch.equal(features.maps[0], network.encoder.normalize(images))
+        assert network.encode_query(features) is features
+
+
+@methods(guided)
+def test_clicks_stand_in_for_supports_where_there_are_none(name):
+    network = create(name).network
+    batch = random_batch(network, n=2)
+    size = sizes(network)[1]
+    clicks = pad_clicks([[(1, 2, 1), (9, 3, 0)], [(7, 7, 1)]])
+    annotations = torch.full((2, 1, *size), 255, dtype=torch.uint8)
+    annotations[0, 0, 1, 2], annotations[0, 0, 9, 3], annotations[1, 0, 7, 7] = 1, 0, 1
+    by_hand = change(batch, support_images=batch.query_images[:, None], support_annotations=annotations)
+    by_hand = change(by_hand, query_clicks=clicks if network.uses_clicks else clicks[:, :0])
+    unsupported = change(
+        batch,
+        support_images=batch.query_images[:, None][:, :0],
+        support_annotations=annotations[:, :0],
+        query_clicks=clicks,
+    )
+    same(logits_of(network, unsupported), logits_of(network, by_hand))
+
+
+@methods(lambda network: guided(network) and not clicked(network) and network.max_shot != 1)
+def test_clicks_are_one_more_shot_of_what_does_not_read_them(name):
+    network = create(name).network
+    batch = random_batch(network)
+    height, width = sizes(network)[1]
+    supports, annotations = batch.support_images[..., :height, :width], batch.support_annotations[..., :height, :width]
+    drawn = torch.full_like(annotations, 255)
+    drawn[..., 4, 5], drawn[..., 8, 2] = 0, 1
+    by_hand = change(
+        batch,
+        support_images=torch.cat([supports, batch.query_images[:, None]], 1),
+        support_annotations=torch.cat([annotations, drawn], 1),
+    )
+    batch = change(batch, support_images=supports, support_annotations=annotations)
+    batch = change(batch, query_clicks=pad_clicks([[(4, 5, 0), (8, 2, 1)]]))
+    same(logits_of(network, batch), logits_of(network, by_hand))
+    assert network.accept(network.accept(batch)).n_shot == 2
+
+
 # ---------------------------------------------------------------------------------------------------------- encoding
 
 
@@ -296,8 +421,9 @@ def test_integers_are_raw_floats_are_normalised_and_features_pass_through(name):
     floats = change(batch, support_images=normalize(batch.support_images), query_images=normalize(batch.query_images))
     same(logits_of(network, floats), expected)
     with torch.inference_mode():
-        features = network.encoder(batch.query_images)
-        assert network.encoder(features) is features
+        encode = network.encode_query if network.encodes_clicks else network.encoder
+        features = encode(batch.query_images)
+        assert encode(features) is features
         same(network.encode_query(features).maps, network.encode_query(batch.query_images).maps)
 
 
@@ -322,7 +448,7 @@ def test_cached_features_in_half_precision_do(name):
     assert (logits - expected).abs().max() < 0.02 * expected.abs().max()
 
 
-@methods(lambda network: network.shared_encoder and network.uses_support)
+@methods(lambda network: network.shared_encoder and network.uses_support and not network.encodes_clicks)
 def test_a_shared_encoder_sees_supports_and_queries_alike(name):
     network = create(name).network
     images = random_batch(network, n=2).query_images
@@ -340,13 +466,17 @@ def test_a_shared_encoder_sees_supports_and_queries_alike(name):
 def test_overfits_one_image_with_either_object(name):
     """What does not learn class-blind also learns the opposite annotation of the same images."""
     network = create(name).network
-    batch = two_blob_batch(network, n=2 if network.uses_support and network.episodic else 1)
+    asked = network.uses_clicks or (network.uses_support and network.episodic)
+    batch = two_blob_batch(network, n=2 if asked else 1)
     optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], 3e-3)
     network.train()
     for _ in range(60):
         optimizer.zero_grad()
         torch.stack(list(network.losses(batch).values())).sum().backward()
         optimizer.step()
+    with torch.no_grad():  # batch statistics run after weights that moved so fast
+        for _ in range(20 if any(isinstance(m, nn.BatchNorm2d) for m in network.modules()) else 0):
+            network.losses(batch)
     predicted, truth = logits_of(network.eval(), batch).argmax(1), batch.query_masks
     for found, wanted in zip(predicted, truth, strict=True):
         iou = ((found == 1) & (wanted == 1)).sum() / ((found == 1) | (wanted == 1)).sum()
@@ -361,7 +491,8 @@ def test_gradients_reach_every_trainable_parameter_and_no_other(name, freeze_enc
     for parameter_name, parameter in network.named_parameters():
         reached = parameter.grad is not None and bool(parameter.grad.any())
         assert reached == parameter.requires_grad, parameter_name
-        assert not (freeze_encoder and parameter_name.startswith("encoder.") and reached)
+        widened = network.encodes_clicks and parameter.ndim == 4 and parameter.shape[1] == 5  # its clicks are new to it
+        assert not (freeze_encoder and parameter_name.startswith("encoder.") and reached and not widened)
 
 
 @methods()
@@ -383,10 +514,7 @@ def load(name, folder):
 
 @methods()
 def test_saving_and_loading_keeps_the_logits(name, tmp_path):
-    model = create(name)
-    with torch.no_grad():
-        for parameter in model.network.parameters():
-            parameter.add_(torch.randn_like(parameter) / 100)  # away from what the seed gives
+    model = stirred(name)
     model.image_size = 40
     loaded = load(name, model.save(tmp_path / "model"))
     batch = random_batch(model.network)
@@ -418,6 +546,10 @@ def test_a_person_segments_an_image(name):
 
 
 def command(name, folder, *more):
+    if FLAGS[name].uses_clicks:
+        shots = "1" if FLAGS[name].uses_support else "0"
+        shots = ("--data.n_shot", shots, "--data.train_shot", shots)
+        more = ("--data.protocol", "interactive-points", "--data.n_points", "3", *shots, *more)
     return [
         *("--model", "toy.Toy" if name == "Toy" else name, "--model.encoder", "tiny", "--data.dataset"),
         *("Shapes5i", "--data.dataset.n_train", "120", "--data.dataset.n_val", "60", "--data.size", "48"),

@@ -8,13 +8,26 @@ from fewseg.protocols import CLEAN, ORACLE, PROTOCOLS, get_protocol
 from fewseg.sampling import EpisodeList, TrainingSampler, evaluation_list, training_pool
 from test_sampling import ListedDataset
 
-NAMES = ["clean", "clean-mixed", "oracle", "oslsm", "sgone", "sgone-multiclass", "hsnet", "pfenet", "panet", "revolver"]
+SEMANTIC = [
+    "clean",
+    "clean-mixed",
+    "oracle",
+    "oslsm",
+    "sgone",
+    "sgone-multiclass",
+    "hsnet",
+    "pfenet",
+    "panet",
+    "revolver",
+]
+INTERACTIVE = ["interactive", "interactive-component", "interactive-points", "thesis"]
+NAMES = [*SEMANTIC, *INTERACTIVE]
 
 
 def test_names():
     assert list(PROTOCOLS) == NAMES
     assert all(get_protocol(name).name == name and get_protocol(name).note for name in NAMES)
-    with pytest.raises(FewsegError, match=r"protocol: got clena, expected one of clean, clean-mixed, .*revolver"):
+    with pytest.raises(FewsegError, match=r"protocol: got clena, expected one of clean, clean-mixed, .*thesis"):
         get_protocol("clena")
 
 
@@ -23,11 +36,14 @@ def test_every_protocol_trains_and_tests_on_a_small_data_set(name):
     protocol, dataset = get_protocol(name), ListedDataset()
     for n_points in (2, *([] if name == "clean-mixed" else [None])):
         episodes = evaluation_list(dataset, protocol, 1, 1, n_points, 9)
+        assert all(((s.object_id is None) == (name in SEMANTIC)) for s in episodes.specs)
         assert len(episodes) == (18 if name == "sgone-multiclass" else 9)  # two classes a fold
         assert EpisodeList.from_text(episodes.text()) == episodes
         assert {s.class_id for s in episodes.specs} <= set(dataset.novel_classes(1))
         assert episodes.sha256 == evaluation_list(dataset, protocol, 1, 1, n_points, 9).sha256
-        assert all((s.points is None) == (n_points is None) for s in episodes.specs)
+        on_query = name == "interactive-points"
+        assert all((s.points is None) == (n_points is None or on_query) for s in episodes.specs)
+        assert all(len(s.clicks) == (2 * n_points if on_query and n_points else 0) for s in episodes.specs)
     pool = training_pool(dataset, protocol.training, 1)
     seen = {TrainingSampler(pool, 0, "dense", 0).draw(i).spec.class_id for i in range(100)}
     assert seen == set(range(1, 9) if name == "oracle" else dataset.base_classes(1))
@@ -46,7 +62,7 @@ def test_the_oracle_differs_from_clean_in_its_training_classes_only():
 
 
 def test_what_the_author_protocols_are_known_for():
-    parts = {name: get_protocol(name).evaluation for name in NAMES}
+    parts = {name: get_protocol(name).evaluation for name in SEMANTIC}
     assert {n: p.seed for n, p in parts.items() if p.seed} == {
         "oslsm": 1385,
         "sgone": 1385,
@@ -68,10 +84,41 @@ def test_what_the_author_protocols_are_known_for():
     }
 
 
+def test_what_the_interactive_protocols_are_known_for():
+    parts = {name: get_protocol(name).evaluation for name in INTERACTIVE}
+    assert all(
+        p.interaction is None and p.task == "semantic"
+        for n, p in PROTOCOLS.items()
+        for p in [p.evaluation]
+        if n in SEMANTIC
+    )
+    robots = {name: (part.interaction.source, part.interaction.n_clicks) for name, part in parts.items()}
+    assert robots.pop("interactive-points")[0] == "points"
+    assert robots == {
+        "interactive": ("inscribed", 20),
+        "interactive-component": ("component", 20),
+        "thesis": ("inscribed", 1),
+    }
+    assert {n: p.threshold for n, p in parts.items() if p.threshold != 0.5} == {
+        "interactive": 0.49,  # of the code of f-BRS
+        "interactive-component": 0.49,
+    }
+    assert all((p.void, p.scoring_size, p.task) == ("ignore", "original", "interactive") for p in parts.values())
+    assert {n: get_protocol(n).training.heldout for n in INTERACTIVE} == {
+        "interactive": "drop",
+        "interactive-component": "drop",
+        "interactive-points": "drop",
+        "thesis": "background",
+    }
+    trained = get_protocol("interactive").training
+    assert dataclasses.replace(trained, min_area=1) == CLEAN.training
+
+
 def test_lists_are_the_same_on_every_platform_and_python():
     """Python guarantees ``random.random`` only; PANet's and PFENet's draws need its other methods to stay as well."""
     dataset = ListedDataset()
-    digests = {name: evaluation_list(dataset, p, 1, 2, 3, 30).sha256[:16] for name, p in PROTOCOLS.items()}
+    lists = {name: evaluation_list(dataset, get_protocol(name), 1, 2, 3, 30) for name in SEMANTIC}
+    digests = {name: episodes.sha256[:16] for name, episodes in lists.items()}
     assert digests == {
         "clean": "0df3f3b2b6087f75",
         "clean-mixed": "ecb31fddb9081ad3",

@@ -166,6 +166,114 @@ def test_score_counts_the_last_click_only():
     assert figures["n_episodes"] == 2
 
 
+def clicked(ious: dict[int, list[float]], first: int = 0, **seconds: float) -> list[Row]:
+    """Rows of objects of 100 pixels: number -> IoU after each click."""
+    return [
+        Row(first + e, f"q{first + e}", "", 1, round(100 * iou), 0, 100 - round(100 * iou), 50, 1, click=k, **seconds)
+        for e, own in ious.items()
+        for k, iou in enumerate(own, 1)
+    ]
+
+
+def test_clicks_until_an_iou():
+    """Vectors of the code of f-BRS: IoUs .5 .86 .91 and .2 .4, at most 20 clicks."""
+    figures = score(pd.DataFrame(clicked({0: [0.5, 0.86] + [0.91] * 18, 1: [0.2] + [0.4] * 19})), NAMES, (1,))
+    assert figures["n_clicks"] == 20
+    assert (figures["noc80"], figures["noc85"], figures["noc90"]) == (11, 11, 11.5)
+    assert (figures["over_limit80"], figures["over_limit85"], figures["over_limit90"]) == (1, 1, 1)
+    assert figures["iou_at"][:3] == pytest.approx([0.35, 0.63, 0.655])
+    assert figures["iou_at"][19] == pytest.approx((0.91 + 0.4) / 2)
+    assert figures["miou"] == figures["positive_iou"] == pytest.approx((91 + 40) / 200)
+    assert "seconds_per_click" not in figures
+    assert "seconds_at" not in figures
+
+
+def test_an_object_with_fewer_clicks_keeps_its_last_iou_and_waits_no_longer():
+    rows = clicked({0: [0.5, 1.0]}, seconds_segment=1.0) + clicked({1: [0.2, 0.4, 0.6, 0.8]}, seconds_segment=2.0)
+    figures = score(pd.DataFrame(rows), NAMES, (1,))
+    assert figures["iou_at"] == pytest.approx([0.35, 0.7, 0.8, 0.9])
+    assert figures["noc80"] == (2 + 4) / 2
+    assert figures["over_limit80"] == 1
+    assert figures["seconds_at"] == pytest.approx([1.5, 3.0, 4.0, 5.0])
+    assert figures["seconds_per_click"] == pytest.approx((2 * 1 + 4 * 2) / 6)
+    allowed = score(pd.DataFrame(rows), NAMES, (1,), n_clicks=5)
+    assert allowed["iou_at"] == pytest.approx([0.35, 0.7, 0.8, 0.9, 0.9])
+    assert (allowed["noc90"], allowed["over_limit80"], allowed["over_limit90"]) == ((2 + 5) / 2, 0, 1)
+    assert allowed["seconds_at"][3:] == pytest.approx([5.0, 5.0])
+
+
+def test_the_seconds_of_a_click_are_split():
+    parts = {"seconds_encode": 0.1, "seconds_guide": 0.2, "seconds_segment": 0.3, "seconds_robot": 1.0}
+    rows = clicked({0: [0.5, 0.6]}, **parts)
+    rows = [rows[0], rows[1]._replace(seconds_refine=4.0)]
+    figures = score(pd.DataFrame(rows), NAMES, (1,))
+    assert figures["seconds_network_per_click"] == pytest.approx(0.6)
+    assert figures["seconds_refine_per_click"] == pytest.approx(2.0)
+    assert figures["seconds_robot_per_click"] == pytest.approx(1.0)
+    assert figures["seconds_per_click"] == pytest.approx(3.6)
+    assert figures["seconds_at"] == pytest.approx([0.6, 5.2])  # whoever clicks has no robot
+    assert figures["seconds_per_episode"] == pytest.approx(2 * 1.6 + 4.0)
+
+
+def test_click_figures_are_the_same_from_disk_and_one_click_has_no_noc(tmp_path):
+    rows = clicked({0: [0.5, 0.9], 1: [0.1, 0.2]}, seconds_segment=0.5)
+    write_rows(tmp_path / "r.parquet", rows)
+    assert score(read_rows(tmp_path / "r.parquet"), NAMES, (1,)) == score(pd.DataFrame(rows), NAMES, (1,))
+    figures = score(pd.DataFrame(clicked({0: [0.5], 1: [0.95]})), ("object",), (1,))
+    assert figures["iou_at"] == pytest.approx([0.725])
+    assert figures["per_class_iou"] == {"object": pytest.approx(0.725)}
+    assert not [name for name in figures if name.startswith(("noc", "over"))]
+    assert not {"iou_at", "n_clicks", "seconds_at"} & score(pd.DataFrame(ROWS), NAMES, (1, 2)).keys()
+
+
+def save_clicked(out: Path, fold: int, ious: dict[int, list[float]], seed: int = 0, config: str = "fsis") -> None:
+    keys = {"method": "FSIS", "config": config, "dataset": "d", "task": "interactive", "protocol": "interactive"}
+    setting = {"fold": fold, "n_shot": 1, "n_points": None, "seed": seed}
+    rows = clicked(ious, seconds_encode=0.1, seconds_guide=0.1, seconds_segment=0.2)
+    where = out / content_id({**keys, **setting})
+    finish_run(where, {}, rows, {**keys, **setting, **score(pd.DataFrame(rows), NAMES, (1,))})
+
+
+def test_a_line_of_clicks_averages_seeds_and_folds(tmp_path):
+    save_clicked(tmp_path, 0, {0: [0.2, 0.95], 1: [0.4, 0.6]})
+    save_clicked(tmp_path, 0, {0: [0.4, 0.95], 1: [0.6, 0.8]}, seed=1)
+    save_clicked(tmp_path, 1, {0: [0.8, 0.9]})
+    (line,) = leaderboard(summarise(tmp_path), tmp_path)
+    assert line.clicks.iou == pytest.approx([((0.3 + 0.5) / 2 + 0.8) / 2, ((0.775 + 0.875) / 2 + 0.9) / 2])
+    assert line.clicks.seconds == pytest.approx([0.4, 0.8])
+    for iou, (low, high) in zip(line.clicks.iou, line.clicks.ci95, strict=True):
+        assert low <= iou <= high
+    # fold 0 has two images and fold 1 one: a replicate is one of three means at click 1, (.3, .4, .5) and .8
+    assert line.clicks.ci95[0] == pytest.approx(((0.3 + 0.8) / 2, (0.5 + 0.8) / 2))
+    assert line.figures["iou_at_1"] == line.clicks.iou[0]
+    assert line.figures["noc90"] == pytest.approx(2.0)
+    assert line.figures["over_limit90"] == 3.0  # 2 objects in fold 0, 1 in fold 1
+    assert "seconds_per_update" not in line.figures
+    assert leaderboard(summarise(tmp_path))[0].clicks.ci95 is None
+    heads, (cells,) = results.cells([line])
+    shown = dict(zip(heads, cells, strict=True))
+    assert (shown["IoU@1"], shown["NoC@90"], shown["over@90"], shown["s/click"]) == ("0.600", "2.00", "3", "0.4000")
+    assert "IoU@5" not in shown
+    text = (tmp_path / "summary.md").read_text()
+    assert "IoU@k: mean over objects of the IoU after k clicks" in text
+    frame = pd.read_csv(tmp_path / "summary.csv")
+    assert [len(json.loads(value)) for value in frame["iou_at"]] == [2, 2, 2]
+
+
+def test_the_deviation_over_seeds(tmp_path):
+    common = {"method": "M", "config": "c", "dataset": "d", "task": "semantic", "protocol": "p", "n_points": None}
+    values = {0: (0.2, 0.4), 1: (0.4, 0.4), 2: (0.6, 0.4)}  # means over folds .3 .4 .5
+    rows = [
+        {**common, "n_shot": 1, "fold": fold, "seed": seed, "miou": miou}
+        for seed, folds in values.items()
+        for fold, miou in enumerate(folds)
+    ]
+    assert leaderboard(rows)[0].figures["miou_std_seeds"] == pytest.approx(0.1)
+    assert "std over seeds" in table(rows)
+    assert "miou_std_seeds" not in leaderboard(rows[:-1])[0].figures  # a seed lacks a fold
+    assert "std over seeds" not in table(rows[:2])
+
+
 def test_score_without_rows_or_of_another_fold_is_an_error():
     with pytest.raises(FewsegError, match=r"^rows: got none"):
         score(pd.DataFrame(ROWS).iloc[:0], NAMES, (1, 2))
@@ -412,6 +520,27 @@ def test_what_cannot_be_compared_says_why(tmp_path):
     text = comparison_table(rows, tmp_path, "base")
     assert " ".join(text.splitlines()[0].split()) == "config K P mIoU minus base 95 % paired interval seen note"
     assert "not compared (different episode lists" in text
+
+
+def test_repetitions_of_one_training_are_compared_as_their_mean(tmp_path):
+    for fold in (0, 1):
+        compared(tmp_path, "base", fold, 0.0, training=f"base{fold}")
+        for seed, gain in ((3, 0.02), (4, 0.04), (5, 0.06)):
+            compared(tmp_path, "tuned", fold, gain, seed=seed, training=f"tuned{fold}")
+            compared(tmp_path, "trained", fold, gain, seed=seed, training=f"trained{fold}{seed}")
+    rows = summarise(tmp_path)
+    lines = {line.config: line for line in leaderboard(rows, tmp_path)}
+    found = {one.config: one for one in compare(rows, tmp_path, "base")}
+    assert found["tuned"].difference == pytest.approx(lines["tuned"].miou - lines["base"].miou)
+    assert found["tuned"].ci95[0] > 0
+    assert found["tuned"].note == ""
+    assert found["trained"].note == "not compared (no fold and seed in common)"  # another training is another sample
+    (back,) = (one for one in compare(rows, tmp_path, "tuned") if one.config == "base")
+    assert back.difference == pytest.approx(-found["tuned"].difference)
+    assert back.ci95 == pytest.approx((-found["tuned"].ci95[1], -found["tuned"].ci95[0]))
+    rest = [row for row in rows if row["config"] != "base" or row["fold"] == 0]
+    (half,) = (one for one in compare(rest, tmp_path, "base") if one.config == "tuned")
+    assert half.note == "only what both have (fold/seed 0/3, 0/4, 0/5)"
 
 
 def test_without_rows_there_is_a_difference_and_no_interval(tmp_path):

@@ -22,6 +22,7 @@ from fewseg.transforms import (
     MEAN_COLOUR,
     Augment,
     channels_first,
+    crop_around,
     draw_points,
     fit,
     frame_of,
@@ -387,3 +388,58 @@ def test_real_images():
         hits += sum(out.label_map[p.row, p.col] == p.label for p in out.points)
         total += len(out.points)
     assert hits / total > 0.95
+
+
+# ---- crops
+
+
+def test_a_crop_shows_its_object_whole_with_some_surroundings():
+    image = np.random.RandomState(0).randint(0, 256, (300, 500, 3)).astype(np.uint8)
+    label_map = np.zeros((300, 500), np.uint8)
+    label_map[100:200, 300:420] = 1
+    label_map[120:130, 40:60] = 255
+    sizes = set()
+    for seed in range(200):
+        pixels, cropped = crop_around(image, label_map, label_map == 1, seed)
+        height, width = cropped.shape
+        assert pixels.shape == (height, width, 3)
+        rows, cols = np.nonzero(cropped == 1)
+        assert len(rows) == 100 * 120
+        before, after = rows.min(), height - 1 - rows.max()
+        assert 0 <= before <= 64
+        assert 0 <= after <= 64
+        assert 0 <= cols.min() <= 64
+        assert (pixels[cropped == 1] == image[label_map == 1]).all()  # image and map are cut alike
+        sizes.add((before, after))
+    assert len(sizes) > 150
+    first, again = (crop_around(image, label_map, label_map == 1, 7) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("pixel", [(0, 0), (299, 499), (150, 250)])
+def test_the_crop_of_a_single_pixel_has_the_smallest_side_and_may_show_padding(pixel):
+    image = np.full((300, 500, 3), 7, np.uint8)
+    label_map = np.zeros((300, 500), np.uint8)
+    label_map[pixel] = 1
+    shapes, padded = [], set()
+    for seed in range(100):
+        pixels, cropped = crop_around(image, label_map, label_map == 1, seed)
+        assert (cropped == 1).sum() == 1
+        padding = cropped == 255
+        assert (pixels[padding] == MEAN_COLOUR).all()
+        assert (pixels[~padding] == 7).all()
+        padded.add(bool(padding.any()))
+        shapes.append(cropped.shape)
+    assert (True in padded) == (pixel != (150, 250))
+    assert np.min(shapes) == 64
+    assert np.max(shapes) <= 129
+    assert len(set(shapes)) > 20
+
+
+def test_lengths_of_crops_grow_with_the_image():
+    image, label_map = np.zeros((100, 100, 3), np.uint8), np.zeros((100, 100), np.uint8)
+    label_map[50, 50] = 1
+    sides = [n for seed in range(100) for n in crop_around(image, label_map, label_map == 1, seed)[1].shape]
+    assert (min(sides), max(sides) <= 27) == (13, True)  # 64 * 100 / 500 is 12.8
+    tiny = crop_around(image[:1, :1], label_map[50:51, 50:51], np.ones((1, 1), bool), 0)[1]
+    assert tiny.tolist() == [[1]]

@@ -1,7 +1,8 @@
 """A grid of methods, folds, shots and points: planned without torch, resumed after a kill.
 
-A *training* is one fit; a *run* is one evaluation of it. K, P and the evaluation part of the protocol belong to the
-run, so one training serves every run that differs only in them. ``metrics.json`` is written last: what has one is done.
+A *training* is one fit; a *run* is one evaluation of it. K, P, the evaluation part of the protocol and the options of
+test time (clicks, refinement, tuning) belong to the run, so one training serves every run that differs only in them, be
+it on another data set. ``metrics.json`` is written last: what has one is done.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import multiprocessing
 import os
 import platform
 import queue
+import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +28,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import pandas as pd
 import yaml
@@ -36,16 +38,25 @@ import fewseg
 from fewseg import datasets, results
 from fewseg.errors import FewsegError
 from fewseg.functional.files import find_weights
-from fewseg.protocols import get_protocol
+from fewseg.protocols import Protocol, get_protocol
 from fewseg.sampling import frozen_list
 
 KEYS = {"data", "methods", "compare", "folds", "shots", "points", "seeds", "protocol", "n_episodes"}
-KEYS |= {"training", "pretraining"}
+KEYS |= {"training", "pretraining", "tests"}
 TRAINING_KEYS = {"max_steps", "batch_size", "precision", "validations", "n_val_episodes"}
-METHOD_KEYS = {"config", "model", "data", "training"}
+METHOD_KEYS = {"config", "model", "data", "training", "variants"}
+VARIANT_KEYS = {"data", "model", "repeat"}
+TEST_KEYS = {"data", "protocol", "folds", "shots", "points", "n_episodes"}
+TEST_DATA = {
+    "n_clicks",
+    "refine",
+    "refine_from",
+    "zoom_in",
+    "flip",
+}  # data options of the robot: no training reads them
 # these change speed, or belong to a run, or stand elsewhere in the identity
 UNHASHED_DATA = {"num_workers", "pin_memory", "eval_batch_size", "n_shot", "n_points", "n_episodes"}
-UNHASHED_DATA |= {"dataset", "protocol"}
+UNHASHED_DATA |= {"dataset", "protocol"} | TEST_DATA
 UNHASHED_TRAINER = {"accelerator", "devices", "callbacks", "logger", "default_root_dir", "enable_progress_bar"}
 
 Config = dict[str, Any]
@@ -81,11 +92,37 @@ class Run:
 
     id: str
     training: Training
-    protocol: str
-    n_shot: int
-    n_points: int | None
-    n_episodes: int | None
+    config: str  # the training's name and the suffix of a variant: what tables compare
+    seed: int  # the training's, or the value that a variant repeats
+    dataset: str  # name of the data set that tests it
+    data: Config  # options of the data module in place of the training's
+    model: Config  # hyper-parameters in place of the training's
     pictures: bool  # whether this run shows its training's best, median and worst episodes
+
+    @property
+    def options(self) -> Config:
+        """All options of the data module."""
+        return {**self.training.config["data"], **self.data}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Test:
+    """What trainings are evaluated on."""
+
+    dataset: datasets.FewShotDataset
+    protocol: Protocol
+    folds: list[int]  # of the trainings that it tests
+    shots: list[int]
+    points: list[int | None]
+    n_episodes: int | None
+    options: Config  # of the data module in place of the training's
+    label: str  # part of the names of runs, where a benchmark lists its tests
+
+    @property
+    def has_robot(self) -> bool:
+        """Whether a robot clicks, which is what the options of ``TEST_DATA`` are about."""
+        interaction = self.protocol.evaluation.interaction
+        return interaction is not None and interaction.source != "points"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +164,9 @@ def self_contained(path: Path) -> Config:
         config["methods"][name] = {**entry, "config": _inline(path, entry["config"])}
     if config.get("pretraining"):
         config["pretraining"]["config"] = _inline(path, config["pretraining"]["config"])
+    for test in config.get("tests") or ():
+        if isinstance(test.get("data"), str):
+            test["data"] = read_yaml(path.parent / test["data"])["data"]
     return config
 
 
@@ -193,12 +233,18 @@ def plan(path: Path) -> Plan:
         got = type(config["methods"]).__name__
         raise FewsegError(f"{path}: methods", got, "a mapping from names to model configs", "write name: file.yaml")
     dataset = _dataset(path, shared.get("data", {}))
+    variants = {name: _variants(path, name, entry) for name, entry in config["methods"].items()}
+    configs = [variant.config for found in variants.values() for variant in found if not variant.again]
     reference = config.get("compare")
-    if reference is not None and reference not in config["methods"]:
+    if reference is not None and reference not in configs:
         remedy = "name the method that the others are compared with"
-        raise FewsegError(f"{path}: compare", reference, f"one of {', '.join(config['methods'])}", remedy)
+        raise FewsegError(f"{path}: compare", reference, f"one of {', '.join(configs)}", remedy)
     protocol = get_protocol(str(config.get("protocol", "clean")))
     folds = _list(path, config, "folds", list(range(dataset.n_folds)))
+    seeds = _list(path, config, "seeds", [0])
+    if len(seeds) > 1 and any(variant.seed is not None for found in variants.values() for variant in found):
+        where = f"{path}: seeds"
+        raise FewsegError(where, seeds, "one seed beside a variant that repeats itself", "drop the others, or repeat")
     fingerprint = dataset.index().fingerprint
     n_classes = len(dataset.class_names)
 
@@ -228,6 +274,7 @@ def plan(path: Path) -> Plan:
             "resize": data.get("resize") or protocol.evaluation.resize,
             "validations": budget.get("validations", 0),
             "pretraining": pretraining,
+            **_objects(dataset, data.get("train_episodes"), protocol),
         }
         training_id = f"{name}-f{fold}-s{seed}-{results.content_id(identity)}"
         complete = {"model": model, "data": data, "trainer": trainer}
@@ -241,11 +288,9 @@ def plan(path: Path) -> Plan:
             note += "; features of the frozen encoder are computed once where a method allows it, which s/episode omits"
         return Training(training_id, name, fold, seed, complete, int(budget.get("validations", 0)), pretraining, note)
 
-    shots = _list(path, config, "shots", [1])
-    points = [_points(path, p) for p in _list(path, config, "points", ["dense"])]
-    n_episodes = config.get("n_episodes", shared["data"].get("n_episodes"))
+    tests = _tests(path, config, shared["data"], dataset, folds)
     pretrainings, trainings, runs = [], [], []
-    for fold, seed in itertools.product(folds, _list(path, config, "seeds", [0])):
+    for fold, seed in itertools.product(folds, seeds):
         if not isinstance(fold, int) or not 0 <= fold < dataset.n_folds:
             wanted = f"folds from 0 to {dataset.n_folds - 1}"
             raise FewsegError(f"{path}: folds", fold, wanted, f"{dataset.name} has {dataset.n_folds} folds")
@@ -264,15 +309,141 @@ def plan(path: Path) -> Plan:
         for name, entry in config["methods"].items():
             one = make(name, entry, fold, seed, training, pretraining)
             trainings.append(one)
-            for n_shot, n_points in itertools.product(shots, points):
-                episodes = frozen_list("evaluation", dataset, protocol, fold, n_shot, n_points, n_episodes)
-                part = dataclasses.asdict(protocol.evaluation)
-                identity = {"training": one.id, "part": part, "k": n_shot, "p": n_points, "list": episodes.sha256}
-                label = f"{one.name}-f{fold}-s{seed}-k{n_shot}-p{n_points or 'dense'}"
-                run_id = f"{label}-{results.content_id(identity)}"
-                pictures = (n_shot, results.amount(n_points)) == (min(shots), max(map(results.amount, points)))
-                runs.append(Run(run_id, one, protocol.name, n_shot, n_points, n_episodes, pictures))
+            runs += [
+                _run(one, variant, test, n_shot, n_points)
+                for test in tests
+                if fold in test.folds
+                for n_shot, n_points, variant in itertools.product(test.shots, test.points, variants[name])
+                if test.has_robot or not variant.data or variant.config == name
+            ]
+    _check_distinct(path, runs)
+    lacking = {variant.config for found in variants.values() for variant in found} - {run.config for run in runs}
+    if lacking:
+        where, wanted = f"{path}: methods.*.variants", "tests with a robot, which is what their data options are about"
+        raise FewsegError(where, sorted(lacking), wanted, "test under interactive, or drop data from the variant")
     return Plan(tuple(pretrainings), tuple(trainings), tuple(runs), dataset.n_folds, config)
+
+
+class _Variant(NamedTuple):
+    """A way to evaluate a training: the options and hyper-parameters of test time that differ from the training's."""
+
+    config: str
+    data: Config
+    model: Config
+    seed: int | None  # the value that is repeated, if one is
+    again: bool  # whether this is not the first of its repetitions
+
+
+def _variants(path: Path, name: str, entry: Any) -> list[_Variant]:
+    """The plain evaluation of a method, and what its ``variants`` add or say about it under the empty suffix."""
+    written = entry.get("variants", {}) if isinstance(entry, dict) else {}
+    if not isinstance(written, dict):
+        where = f"{path}: methods.{name}.variants"
+        raise FewsegError(where, written, "a mapping from suffixes to options", 'write {"+AJ": {data: {refine: AJ}}}')
+    found = []
+    for suffix, changes in {"": {}, **written}.items():
+        where = f"methods.{name}.variants.{suffix}"
+        if not isinstance(changes, dict):
+            raise FewsegError(f"{path}: {where}", changes, "a mapping of data, model and repeat", "mend the entry")
+        _known(path, f"{where}.", changes, VARIANT_KEYS)
+        data, model, repeat = (changes.get(part) or {} for part in ("data", "model", "repeat"))
+        for part, content in zip(("data", "model", "repeat"), (data, model, repeat), strict=True):
+            if not isinstance(content, dict):
+                raise FewsegError(f"{path}: {where}.{part}", content, "a mapping", "write it as {name: value}")
+        _known(path, f"{where}.data.", data, TEST_DATA)
+        if len(repeat) > 1:
+            raise FewsegError(f"{path}: {where}.repeat", list(repeat), "one hyper-parameter", "remove the others")
+        for argument, values in repeat.items():
+            if not isinstance(values, list) or not values or not all(type(value) is int for value in values):
+                what = f"{path}: {where}.repeat.{argument}"
+                raise FewsegError(what, values, "a list of whole numbers", "write it as [0, 1, 2]")
+            for i, value in enumerate(values):
+                found.append(_Variant(f"{name}{suffix}", data, {**model, argument: value}, value, i > 0))
+        if not repeat:
+            found.append(_Variant(f"{name}{suffix}", data, model, None, False))
+    return found
+
+
+def _tests(
+    path: Path, config: Config, shared: Config, dataset: datasets.FewShotDataset, folds: list[int]
+) -> list[_Test]:
+    """What trainings are evaluated on: the benchmark's own data and settings, or what its ``tests`` say instead."""
+    found = []
+    for number, entry in enumerate(_list(path, config, "tests", [{}])):
+        if not isinstance(entry, dict):
+            raise FewsegError(f"{path}: tests[{number}]", entry, "a mapping", "write it as {data: file.yaml}")
+        _known(path, f"tests[{number}].", entry, TEST_KEYS)
+        options = entry.get("data", {})
+        if isinstance(options, str):
+            options = read_yaml(path.parent / options).get("data", {})
+        own = _dataset(path, options) if "dataset" in options else dataset
+        protocol = get_protocol(str(entry.get("protocol", config.get("protocol", "clean"))))
+        tested = _list(path, entry, "folds", folds)
+        for fold in tested:
+            if fold not in folds or own.n_folds not in (1, dataset.n_folds):
+                wanted = f"folds of {folds}, of a data set with 1 or {dataset.n_folds} folds"
+                got = f"{fold} of {own.name} with {own.n_folds}"
+                raise FewsegError(f"{path}: tests[{number}].folds", got, wanted, "test what the benchmark trains")
+        settings = {**config, **entry}
+        n_episodes = settings.get("n_episodes", {**shared, **options}.get("n_episodes"))
+        points = [_points(path, p) for p in _list(path, settings, "points", ["dense"])]
+        label = f"{own.name}-{protocol.name}-" if "tests" in config else ""
+        shots = _list(path, settings, "shots", [1])
+        found.append(_Test(own, protocol, tested, shots, points, n_episodes, options, label))
+    return found
+
+
+def _run(one: Training, variant: _Variant, test: _Test, n_shot: int, n_points: int | None) -> Run:
+    """One evaluation, with an id that names all that changes its numbers."""
+    dataset, protocol = test.dataset, test.protocol
+    fold = one.fold if dataset.n_folds > 1 else 0
+    episodes = frozen_list("evaluation", dataset, protocol, fold, n_shot, n_points, test.n_episodes)
+    setting = {"protocol": protocol.name, "n_shot": n_shot, "n_points": n_points, "n_episodes": test.n_episodes}
+    asked = one.config["data"].get("train_episodes") or get_protocol(one.config["data"]["protocol"]).evaluation.task
+    own = variant.data if test.has_robot else {}
+    data = {**test.options, **own, **setting, "fold": fold, "train_episodes": asked}
+    options = {**one.config["data"], **data}
+    identity = {
+        "training": one.id,
+        "part": dataclasses.asdict(protocol.evaluation),
+        "k": n_shot,
+        "p": n_points,
+        "list": episodes.sha256,
+    }
+    further = {
+        "dataset": [dataset.name, dataset.index().fingerprint] if "dataset" in test.options else None,
+        "data": {k: v for k, v in test.options.items() if k not in UNHASHED_DATA}
+        | {k: options[k] for k in TEST_DATA & options.keys() if options[k] not in (None, False)},
+        "model": {k: _content(k, v) for k, v in variant.model.items()},
+        **_objects(dataset, None, protocol),
+    }
+    identity |= {k: v for k, v in further.items() if v}
+    seed = one.seed if variant.seed is None else variant.seed
+    name = re.sub(r"[^\w.+-]", "_", variant.config)
+    label = f"{name}-{test.label}f{one.fold}-s{seed}-k{n_shot}-p{n_points or 'dense'}"
+    densest = (min(test.shots), max(map(results.amount, test.points)))
+    pictures = (n_shot, results.amount(n_points)) == densest and not variant.again
+    run_id = f"{label}-{results.content_id(identity)}"
+    return Run(run_id, one, variant.config, seed, dataset.name, data, variant.model, pictures)
+
+
+def _objects(dataset: datasets.FewShotDataset, episodes: str | None, protocol: Protocol) -> Config:
+    """What names the instances of a data set, where episodes ask for them; empty where they ask for classes."""
+    kind = episodes or protocol.evaluation.task
+    return {} if kind == "semantic" else {"objects": [kind, dataset.object_source, dataset.object_fingerprint()]}
+
+
+def _check_distinct(path: Path, runs: Iterable[Run]) -> None:
+    """Refuses runs that tables could not tell apart."""
+    seen: set[tuple[Any, ...]] = set()
+    for run in runs:
+        setting = tuple(run.data[name] for name in ("protocol", "n_shot", "n_points"))
+        place = (run.dataset, *setting, run.config, run.training.fold, run.seed)
+        if place in seen:
+            got = f"two evaluations of {run.config} on {run.dataset} under {setting[0]} with K = {setting[1]}"
+            remedy = "name them apart: another key in methods or variants"
+            raise FewsegError(str(path), got, "one for each configuration and setting", remedy)
+        seen.add(place)
 
 
 def _class(model: Config) -> str:
@@ -317,7 +488,7 @@ def execute(path: Path, out: Path, workers: int | None = None) -> int:
     if workers is not None and workers < 1:
         raise FewsegError("--workers", workers, "at least 1", "raise it")
     todo = [r for r in grid.runs if not results.is_done(out / r.id)]
-    _check({r.training.id: r.training for r in todo}.values(), {p.id: p for p in grid.pretrainings})
+    _check(todo, {p.id: p for p in grid.pretrainings})
     with _locked(out):
         results.write_text(out / "benchmark.yaml", yaml.safe_dump(self_contained(path), sort_keys=False))
         reference = grid.config.get("compare")
@@ -335,22 +506,25 @@ def execute(path: Path, out: Path, workers: int | None = None) -> int:
     return 1 if failures or not rows else 0
 
 
-def _check(trainings: Iterable[Training], pretrainings: Mapping[str, Training]) -> None:
+def _check(runs: Iterable[Run], pretrainings: Mapping[str, Training]) -> None:
     """Finds what only the classes themselves know to be wrong, before anything is written."""
     import pytorch_lightning as pl
 
     from fewseg.datamodules import FewShotDataModule
     from fewseg.models.create import check_arguments, class_named
-    from fewseg.sampling import TrainingSampler, training_pool
 
-    for one in trainings:
+    for run in {repr((r.training.name, r.model, {**r.data, "fold": 0})): r for r in runs}.values():
+        init = {**run.training.config["model"].get("init_args", {}), **run.model}
+        check_arguments(class_named(run.training.config["model"]["class_path"]), init)
+        check_arguments(FewShotDataModule, run.options)
+        FewShotDataModule(**{**run.options, "dataset": _dataset(Path("data"), run.options)})
+    for one in {run.training.id: run.training for run in runs}.values():
         for part in filter(None, (pretrainings.get(one.pretraining or ""), one)):
             check_arguments(class_named(part.config["model"]["class_path"]), part.config["model"].get("init_args", {}))
             check_arguments(FewShotDataModule, part.config["data"])
             check_arguments(pl.Trainer, part.config["trainer"])
             data = FewShotDataModule(**{**part.config["data"], "dataset": _dataset(Path("data"), part.config["data"])})
-            pool = training_pool(data.dataset, data.training_part, data.fold)
-            TrainingSampler(pool, data.train_shot, data.train_points, data.seed)
+            data.training_sampler()
 
 
 class _locked:
@@ -481,11 +655,11 @@ def _work(one: Training, runs: list[Run], out: Path, threads: int) -> None:
         points = row["n_points"] or "dense"
         line = f"{row['config']:<16} fold {row['fold']}  K {row['n_shot']}  P {points:<5}  "
         line += f"mIoU {row['miou']:.3f} [{low:.3f}, {high:.3f}]  {1000 * row['seconds_per_episode']:.0f} ms"
-        _events.put(("line", line))
+        _events.put(("line", line + results.clicks_in_words(row)))
 
 
-def _build(one: Training, out: Path, **changes: Any) -> tuple[Any, Any, Callable[..., Any]]:
-    """Model, data module and a trainer factory from a training's config."""
+def _build(one: Training, out: Path, run: Run | None = None) -> tuple[Any, Any, Callable[..., Any]]:
+    """Model, data module and a trainer factory from a training's config, or from what a run changes in it."""
     import logging
     import warnings
 
@@ -497,11 +671,11 @@ def _build(one: Training, out: Path, **changes: Any) -> tuple[Any, Any, Callable
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     pl.seed_everything(one.seed * 1000 + one.fold, verbose=False)
-    init = dict(one.config["model"].get("init_args", {}))
+    init = {**one.config["model"].get("init_args", {}), **(run.model if run else {})}
     if one.pretraining:
         init["weights"] = str(out / "trainings" / one.pretraining / "checkpoint" / "model.safetensors")
     module = build(one.config["model"]["class_path"], init)
-    data_config = {**one.config["data"], **changes}
+    data_config = run.options if run else one.config["data"]
     dataset = _dataset(out, data_config)
     try:
         data = FewShotDataModule(**{**data_config, "dataset": dataset})
@@ -568,8 +742,7 @@ def evaluate(run: Run, out: Path) -> Config:
     from fewseg.callbacks import save_pictures
 
     one = run.training
-    changes = {"n_shot": run.n_shot, "n_points": run.n_points, "n_episodes": run.n_episodes}
-    module, data, make_trainer = _build(one, out, **changes)
+    module, data, make_trainer = _build(one, out, run)
     module.load_weights(out / "trainings" / one.id / "checkpoint" / "model.safetensors")
     started = time.perf_counter()
     trainer = make_trainer()
@@ -582,24 +755,26 @@ def evaluate(run: Run, out: Path) -> Config:
     assert trained is not None
     figures = {
         "method": one.method,
-        "config": one.name,
+        "config": run.config,
         "dataset": data.dataset.name,
-        "task": "semantic",
-        "protocol": run.protocol,
+        "task": data.evaluation_part.task,
+        "protocol": data.protocol.name,
         "fold": one.fold,
-        "n_shot": run.n_shot,
-        "n_points": run.n_points,
-        "seed": one.seed,
+        "n_shot": data.n_shot,
+        "n_points": data.n_points,
+        "seed": run.seed,
         "training": one.id,
         "run": run.id,
         "pretraining": one.pretraining,
         "episode_list_sha256": data.episode_list().sha256,
-        **results.score(frame, data.dataset.class_names, data.scored_classes(), data.evaluation_part.runs),
-        **module.guidance_figures,
+        **results.score(
+            frame, data.dataset.class_names, data.scored_classes(), data.evaluation_part.runs, data.n_clicks
+        ),
+        **module.figures,
         **{k: trained[k] for k in ("n_parameters", "n_trained_parameters", "seconds_train")},
         "seconds_evaluation": round(time.perf_counter() - started, 2),
         "eval_batch_size": data.eval_batch_size,
-        "n_folds": data.dataset.n_folds,
+        "n_folds": _dataset(out, one.config["data"]).n_folds,
         "max_steps": one.max_steps,
         "training_note": one.note if trained["n_trained_parameters"] else _untrained(one),
         "device": device_name(trainer.strategy.root_device),
@@ -608,7 +783,7 @@ def evaluate(run: Run, out: Path) -> Config:
     if run.pictures:
         save_pictures(module, data, module.rows, folder / "pictures")
     results.write_text(out / "episodes" / f"{figures['episode_list_sha256']}.jsonl", data.episode_list().text())
-    results.finish_run(folder, {**one.config, "run": changes}, module.rows, figures)
+    results.finish_run(folder, {**one.config, "run": {"data": run.data, "model": run.model}}, module.rows, figures)
     return figures
 
 

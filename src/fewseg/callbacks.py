@@ -20,9 +20,9 @@ from fewseg import evaluation
 from fewseg.datamodules import FewShotDataModule
 from fewseg.episode import EpisodeSpec, Row
 from fewseg.errors import FewsegError
-from fewseg.functional.draw import panel
+from fewseg.functional.draw import click_panel, panel
 from fewseg.models.base import FewShotSegmentor
-from fewseg.results import read_rows, score, write_json, write_rows, write_text
+from fewseg.results import clicks_in_words, read_rows, score, write_json, write_rows, write_text
 
 
 def _folder(trainer: pl.Trainer) -> Path:
@@ -200,11 +200,12 @@ class WriteRows(pl.Callback):
         folder.mkdir(parents=True, exist_ok=True)
         write_rows(folder / "episodes.parquet", pl_module.rows)
         frame, names = read_rows(folder / "episodes.parquet"), data.dataset.class_names
-        figures = score(frame, names, data.scored_classes(), data.evaluation_part.runs)
-        figures |= pl_module.guidance_figures
+        figures = score(frame, names, data.scored_classes(), data.evaluation_part.runs, data.n_clicks)
+        figures |= pl_module.figures
         write_json(folder / "metrics.json", {**figures, "episode_list_sha256": data.episode_list().sha256})
         low, high = figures["ci95"]
-        print(f"mIoU {figures['miou']:.3f} [{low:.3f}, {high:.3f}] over {len(pl_module.rows)} episodes: {folder}")
+        told = f"mIoU {figures['miou']:.3f} [{low:.3f}, {high:.3f}]{clicks_in_words(figures)}"
+        print(f"{told} over {figures['n_episodes']} episodes: {folder}")
 
 
 class ChannelsLast(pl.Callback):
@@ -269,9 +270,12 @@ class WritePredictions(pl.Callback):
 
 
 def draw_episodes(module: FewShotSegmentor, data: FewShotDataModule, specs: list[EpisodeSpec]) -> list[np.ndarray]:
-    """One panel (support, query, prediction, truth) per episode, (h, w, 3) uint8."""
+    """One panel (support, query, prediction, truth; clicks where there are some) per episode, (h, w, 3) uint8."""
     panels = []
     for spec in specs:
+        if data.evaluation_part.interaction is not None:
+            panels.append(_draw_object(module, data, spec))
+            continue
         together = [s for s in data.episode_list().specs if spec.group is not None and s.group == spec.group] or [spec]
         batch, place = data.batch_of(together).to(module.device), together.index(spec)
         logits = evaluation.predict(module.network, batch).logits
@@ -283,10 +287,19 @@ def draw_episodes(module: FewShotSegmentor, data: FewShotDataModule, specs: list
     return panels
 
 
+def _draw_object(module: FewShotSegmentor, data: FewShotDataModule, spec: EpisodeSpec) -> np.ndarray:
+    """The panel of an object: with the clicks of the robot, or those that the episode was drawn with."""
+    pred, clicks = evaluation.answers(module, data, spec)
+    target = data.batch_of([spec]).targets[0]
+    assert target is not None
+    truth, query, supports = target.numpy(), data.dataset.image(spec.query_id), data.pictures_of_supports(spec)
+    return click_panel(query, clicks, pred, truth, supports)
+
+
 def save_pictures(module: FewShotSegmentor, data: FewShotDataModule, rows: list[Row], folder: Path) -> None:
     """The best, the median and the worst episode of a run as PNGs, with ``index.json``."""
     specs = data.episode_list().specs
-    shown = [row for row in rows if row.present]
+    shown = list({row.episode: row for row in rows if row.present}.values())  # of an object, the last click
     order = sorted(shown, key=lambda row: (row.tp / max(row.tp + row.fp + row.fn, 1), row.episode))
     chosen = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
     folder.mkdir(parents=True, exist_ok=True)
@@ -303,6 +316,7 @@ def save_pictures(module: FewShotSegmentor, data: FewShotDataModule, rows: list[
                 "query": row.query,
                 "iou": row.tp / max(row.tp + row.fp + row.fn, 1),
                 "class_name": data.dataset.class_names[row.class_id - 1],
+                "clicks": row.click,
             }
         )
     write_json(folder / "index.json", entries)

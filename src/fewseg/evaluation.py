@@ -11,28 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewseg.episode import EpisodeBatch, Row
+from fewseg.episode import POSITIVE, VOID, Click, EpisodeBatch, EpisodeSpec, Features, Row
 from fewseg.functional.fuse import fuse
 from fewseg.functional.geometry import restore
 from fewseg.functional.iou import confusion_counts
+from fewseg.functional.robot import next_click
+from fewseg.functional.timing import Seconds, now
 from fewseg.network import SegmentorNetwork
+from fewseg.refinement import Refinement
 from fewseg.sampling import EvaluationPart, groups
+from fewseg.session import InteractiveSession
 
 Item = TypeVar("Item")
-
-
-class Seconds(NamedTuple):
-    """Wall-clock seconds per episode of the three verbs, the device synchronised around each."""
-
-    encode: float
-    guide: float
-    segment: float
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 class Prediction(NamedTuple):
@@ -48,14 +38,14 @@ def predict(network: SegmentorNetwork, batch: EpisodeBatch) -> Prediction:
     """Runs the verbs on a batch, each timed apart."""
     batch = network.accept(batch)
     device = batch.support_annotations.device
-    start = _now(device)
+    start = now(device)
     supports, queries = network.encode_support(batch.support_images), network.encode_query(batch.query_images)
-    encoded = _now(device)
+    encoded = now(device)
     guidance = network.guide(supports, batch.support_annotations)
-    guided = _now(device)
+    guided = now(device)
     logits = network.segment(queries, guidance, batch.query_clicks if network.uses_clicks else None)
     n = len(batch)
-    seconds = Seconds((encoded - start) / n, (guided - encoded) / n, (_now(device) - guided) / n)
+    seconds = Seconds((encoded - start) / n, (guided - encoded) / n, (now(device) - guided) / n)
     return Prediction(logits, seconds, network.represent(guidance))
 
 
@@ -87,29 +77,121 @@ def rows(
         indices: place of each episode in its list.
         seconds: time of each verb.
     """
-    scored, predicted = [], masks(batch, logits, part.threshold)
-    for index, spec, mask, target in zip(indices, batch.specs, predicted, batch.targets, strict=True):
+    scored = []
+    for index, spec, mask, target in zip(
+        indices, batch.specs, masks(batch, logits, part.threshold), batch.targets, strict=True
+    ):
         assert target is not None, f"episode {index} has no target to score"
-        tp, fp, fn, tn = confusion_counts(mask, target.cpu().numpy(), part.void)
-        scored.append(
-            Row(
-                episode=index,
-                query=spec.query_id,
-                support=" ".join(spec.support_ids),
-                class_id=spec.class_id,
-                tp=tp,
-                fp=fp,
-                fn=fn,
-                tn=tn,
-                object_id=spec.object_id,
-                group=spec.group,
-                present=spec.present,
-                seconds_encode=seconds.encode if seconds else None,
-                seconds_guide=seconds.guide if seconds else None,
-                seconds_segment=seconds.segment if seconds else None,
-            )
-        )
+        scored.append(_row(index, spec, mask, target, part, seconds))
     return scored
+
+
+def click_rows(
+    batch: EpisodeBatch, replies: Sequence[Reply], part: EvaluationPart, indices: Iterable[int]
+) -> list[Row]:
+    """One row per click on the one object of a batch.
+
+    Args:
+        batch: what ``interact`` had.
+        replies: what it returned.
+        part: the evaluation part of the protocol.
+        indices: the place of the episode in its list.
+    """
+    (index,), (spec,), (target,) = indices, batch.specs, batch.targets
+    assert target is not None
+    return [
+        _row(index, spec, reply.mask, target, part, reply.seconds)._replace(
+            click=len(reply.clicks), seconds_robot=reply.seconds_robot, seconds_refine=reply.seconds.refine
+        )
+        for reply in replies
+    ]
+
+
+def _row(
+    index: int,
+    spec: EpisodeSpec,
+    mask: np.ndarray[Any, Any],
+    target: Tensor,
+    part: EvaluationPart,
+    spent: Seconds | None,
+) -> Row:
+    """The counts of one mask, at scoring size."""
+    tp, fp, fn, tn = confusion_counts(mask, target.cpu().numpy(), part.void)
+    return Row(
+        episode=index,
+        query=spec.query_id,
+        support=" ".join(spec.support_ids),
+        class_id=spec.class_id,
+        tp=tp,
+        fp=fp,
+        fn=fn,
+        tn=tn,
+        object_id=spec.object_id,
+        group=spec.group,
+        present=spec.present,
+        seconds_encode=spent.encode if spent else None,
+        seconds_guide=spent.guide if spent else None,
+        seconds_segment=spent.segment if spent else None,
+    )
+
+
+class Reply(NamedTuple):
+    """One round of the robot.
+
+    Args:
+        clicks: so far.
+        mask: (H, W) uint8 that answers them.
+        objective: of refinement, before and after; None where there was none.
+        seconds: of the answer.
+        seconds_robot: of the choice of the click.
+    """
+
+    clicks: tuple[Click, ...]
+    mask: np.ndarray[Any, Any]
+    objective: tuple[float, float] | None
+    seconds: Seconds
+    seconds_robot: float
+
+
+def interact(model: Any, batch: EpisodeBatch, data: Any) -> list[Reply]:
+    """Lets the protocol's robot click one object until it has used up its clicks or nothing is wrong any more.
+
+    Args:
+        model: a LightningModule with a network.
+        batch: of one episode, with the query at its original size.
+        data: the data module: protocol, canvas, number of clicks and test-time options.
+    """
+    part: EvaluationPart = data.evaluation_part
+    assert part.robot is not None
+    assert len(batch) == 1
+    assert not isinstance(batch.query_images, Features)
+    target, query = batch.targets[0], batch.query_images[0].permute(1, 2, 0).cpu().numpy()
+    assert target is not None
+    truth = target.cpu().numpy()
+    refinement = Refinement(data.refine, data.refine_from, threshold=part.threshold) if data.refine else None
+    session = InteractiveSession(model, query, data.size, refinement, data.zoom_in, data.flip, part.threshold)
+    for image, annotation in zip(batch.support_images[0], batch.support_annotations[0], strict=True):
+        session.add_shot(image.permute(1, 2, 0).cpu().numpy(), annotation.cpu().numpy())
+    mask = np.zeros(truth.shape, np.uint8)
+    replies: list[Reply] = []
+    while not replies or (len(replies) < data.n_clicks and bool(((mask != truth) & (truth != VOID)).any())):
+        start = time.perf_counter()
+        row, col, label = next_click(truth, mask, session.clicks, part.robot)
+        found = time.perf_counter() - start
+        session.click(row, col, label == POSITIVE)
+        answer = session.answer()
+        mask = answer.mask
+        replies.append(Reply(session.clicks, mask, answer.objective, answer.seconds, found))
+    return replies
+
+
+def answers(model: Any, data: Any, spec: EpisodeSpec) -> tuple[np.ndarray[Any, Any], tuple[Click, ...]]:
+    """The mask (H, W) uint8 of an interactive episode with the clicks that it answers, for people to look at."""
+    batch = data.batch_of([spec]).to(model.device)
+    if data.evaluation_part.robot is not None:
+        last = interact(model, batch, data)[-1]
+        return last.mask, last.clicks
+    return masks(batch, predict(model.network, batch).logits, data.evaluation_part.threshold)[0], spec.clicks
 
 
 def gather_parts(own: Item) -> list[Item]:

@@ -4,7 +4,8 @@
 with each other, and each ``note`` says what is exact and what is not. Sources with their commits are
 lzzcd001/OSLSM d5312de, xiaomengyc/SG-One 7436ca4, juhongm999/hsnet 6b1bc12, dvlab-research/PFENet a505675,
 kaixin96/PANet 1695bf3 and shelhamer/revolver df5b72b. None of them repeats its authors' choice of the best snapshot on
-test classes.
+test classes. The interactive protocols ask for objects of novel classes and draw one and the same list of them, so
+that their figures can be paired.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from __future__ import annotations
 import dataclasses
 
 from fewseg.errors import FewsegError
-from fewseg.sampling import EvaluationPart, Protocol, TrainingPart
+from fewseg.sampling import EvaluationPart, Interaction, Protocol, TrainingPart
 
-__all__ = ["PROTOCOLS", "EvaluationPart", "Protocol", "TrainingPart", "get_protocol"]
+__all__ = ["PROTOCOLS", "EvaluationPart", "Interaction", "Protocol", "TrainingPart", "get_protocol"]
 
 _MORE_THAN_TWO_CELLS = 3
 _HSNET_FOLDS = range(4)
+_LEAST_OBJECT = (
+    64  # pixels: 8 x 8; what is smaller vanishes at network size, and components of masks leave such slivers
+)
 
 CLEAN = Protocol(
     "clean",
@@ -137,10 +141,47 @@ REVOLVER = Protocol(
     "subsampling kept is not known.",
 )
 
-PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol
-    for protocol in (CLEAN, CLEAN_MIXED, ORACLE, OSLSM, SGONE, SGONE_MULTICLASS, HSNET, PFENET, PANET, REVOLVER)
-}
+INTERACTIVE = Protocol(
+    "interactive",
+    dataclasses.replace(CLEAN.training, min_area=_LEAST_OBJECT),
+    EvaluationPart(n_episodes=500, min_area=_LEAST_OBJECT, threshold=0.49, interaction=Interaction("inscribed", 20)),
+    "Ours, with the robot of f-BRS and RITM: trains as clean; asks for objects of novel classes with at least 64 "
+    "pixels, each once; 20 clicks at the centre of the largest disk in an error; other instances of the class are "
+    "background; threshold 0.49 as in the code of f-BRS; scored at original size, void ignored.",
+)
+
+INTERACTIVE_COMPONENT = Protocol(
+    "interactive-component",
+    INTERACTIVE.training,
+    dataclasses.replace(INTERACTIVE.evaluation, interaction=Interaction("component", 20)),
+    "As interactive, with the robot of BRS and DIOS, which clicks inside the largest connected error.",
+)
+
+INTERACTIVE_POINTS = Protocol(
+    "interactive-points",
+    INTERACTIVE.training,
+    dataclasses.replace(INTERACTIVE.evaluation, threshold=0.5, interaction=Interaction("points")),
+    "Section 5.1 of the guided networks' papers: n_points pixels of each label at random in the query, dense where "
+    "n_points is null, which is its own support; no robot; pooled positive IoU. Approximate: objects of novel classes "
+    "and of at least 64 pixels instead of all of VOC val; a label with too few pixels gives all it has, where "
+    "revolver gives none, so that a curve over P does not fall because small objects lose their annotation.",
+)
+
+THESIS = Protocol(
+    "thesis",
+    TrainingPart(heldout="background", min_area=_LEAST_OBJECT),
+    dataclasses.replace(INTERACTIVE.evaluation, threshold=0.5, interaction=Interaction("inscribed", 1)),
+    "The few-shot interactive thesis: images with novel classes train, novel pixels negative; one instance of a novel "
+    "class and one click on it; supports with class masks. Approximate, because the thesis leaves it open: the click "
+    "is the robot's first, other instances of the class are background, the threshold is 0.5, the list is that of "
+    "interactive. It evaluated fold 0 alone and trained on VOC train with SBD; here train is the data set's own.",
+)
+
+_ALL = (
+    *(CLEAN, CLEAN_MIXED, ORACLE, OSLSM, SGONE, SGONE_MULTICLASS, HSNET, PFENET, PANET, REVOLVER),
+    *(INTERACTIVE, INTERACTIVE_COMPONENT, INTERACTIVE_POINTS, THESIS),
+)
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in _ALL}
 
 
 def get_protocol(name: str) -> Protocol:

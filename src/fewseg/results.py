@@ -18,7 +18,7 @@ import os
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,23 +37,32 @@ from fewseg.functional.iou import (
     percentile_interval,
     positive_iou,
 )
+from fewseg.functional.robot import noc
 
 _VERSION_KEY = b"fewseg_row_schema"
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
 _SECONDS = [name for name in Row._fields if name.startswith("seconds_")]
+_NETWORK_SECONDS = ["seconds_encode", "seconds_guide", "seconds_segment"]
+_NOC_PERCENT = (80, 85, 90)
+_IOU_AFTER = (1, 5)  # clicks
 
 # figures of tasks beyond IoU, with their heads in tables; a table shows those that its runs have
 FIGURES = {
     "j_mean": "J",
     "f_mean": "F",
     "jf_mean": "J&F",
-    "noc85": "NoC@85",
-    "noc90": "NoC@90",
+    **{f"iou_at_{k}": f"IoU@{k}" for k in _IOU_AFTER},
+    **{f"noc{percent}": f"NoC@{percent}" for percent in _NOC_PERCENT},
+    "over_limit90": "over@90",
     "ap": "AP",
     "ap50": "AP50",
     "guidance_within": "z within",
     "guidance_between": "z between",
+    "miou_std_seeds": "std over seeds",
     "seconds_per_update": "s/update",
+    "seconds_per_click": "s/click",
+    "seconds_refine_per_click": "s/click, refining",
+    "seconds_robot_per_click": "s/click, robot",
 }
 _SHARES = {"guidance_within", "guidance_between"}  # may be tiny, so tables show significant digits and not decimals
 
@@ -143,7 +152,13 @@ def final_rows(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values("click", kind="stable").drop_duplicates(["episode", "object_id", "frame"], keep="last")
 
 
-def score(frame: pd.DataFrame, class_names: Sequence[str], classes: Sequence[int], repeats: int = 1) -> dict[str, Any]:
+def score(
+    frame: pd.DataFrame,
+    class_names: Sequence[str],
+    classes: Sequence[int],
+    repeats: int = 1,
+    n_clicks: int | None = None,
+) -> dict[str, Any]:
     """The figures of one run from its rows.
 
     Args:
@@ -152,11 +167,13 @@ def score(frame: pd.DataFrame, class_names: Sequence[str], classes: Sequence[int
         classes: class ids that were evaluated, the novel classes of the fold.
         repeats: the episodes are so many lists in a row, and figures are means over them (PANet's five runs); then
             ``miou_std`` is the standard deviation of their mIoU. The interval is that of all episodes together.
+        n_clicks: that every object could get; None = as many as one of them got.
 
     Returns:
         ``miou``, ``fb_iou``, ``positive_iou``, ``per_class_iou`` (class name -> IoU, classes with an episode), all in
         [0, 1]; ``ci95`` of ``miou`` by a bootstrap over query images; ``n_episodes``; and, where they were measured,
-        ``seconds_encode``, ``seconds_guide``, ... and their sum ``seconds_per_episode``, all per episode.
+        ``seconds_encode``, ``seconds_guide``, ... and their sum ``seconds_per_episode``, all per episode. Where objects
+        were clicked, these are the figures after the last click, and those of ``_click_figures`` are there as well.
 
     Raises:
         FewsegError: there is no row, or a row of another class.
@@ -167,7 +184,7 @@ def score(frame: pd.DataFrame, class_names: Sequence[str], classes: Sequence[int
     (0.286, 0.5, 3)
     """
     if repeats > 1:
-        return _mean_of_repeats(frame, class_names, classes, repeats)
+        return _mean_of_repeats(frame, class_names, classes, repeats, n_clicks)
     if frame.empty:
         raise FewsegError("rows", "none", "at least one scored prediction", "check the episode list of this run")
     strangers = sorted(set(frame["class_id"]) - set(classes))
@@ -187,13 +204,69 @@ def score(frame: pd.DataFrame, class_names: Sequence[str], classes: Sequence[int
     seconds = {name: float(frame[name].sum()) / n_episodes for name in _SECONDS if frame[name].notna().any()}
     if seconds:
         figures["seconds_per_episode"] = sum(seconds.values())
-    return figures | seconds
+    clicked = {} if frame["click"].isna().all() else _click_figures(frame, n_clicks or int(frame["click"].max()))
+    return figures | seconds | clicked
+
+
+def _per_click(frame: pd.DataFrame, values: Any, n_clicks: int) -> pd.DataFrame:
+    """One number per row as (objects, clicks), every object an episode; NaN after an object's last click."""
+    cells = pd.DataFrame({"episode": frame["episode"], "click": frame["click"].astype("int64"), "value": values})
+    return cells.pivot(index="episode", columns="click", values="value").reindex(columns=range(1, n_clicks + 1))
+
+
+def click_ious(frame: pd.DataFrame, n_clicks: int) -> Any:
+    """The IoU of every object after every click, (objects, n_clicks); an empty union counts as 0.
+
+    An object with fewer clicks, because nothing was wrong any more, keeps its last IoU.
+
+    >>> rows = [Row(0, "q", "", 1, tp=n, fp=1, fn=3 - n, tn=0, click=n) for n in (1, 2)]
+    >>> click_ious(pd.DataFrame(rows), 3).tolist()
+    [[0.25, 0.5, 0.5]]
+    """
+    tp, fp, fn = (frame[name].to_numpy(np.float64) for name in ("tp", "fp", "fn"))
+    return _per_click(frame, tp / np.maximum(tp + fp + fn, 1), n_clicks).ffill(axis=1).to_numpy(np.float64)
+
+
+def _click_figures(frame: pd.DataFrame, limit: int) -> dict[str, Any]:
+    """What clicks are worth (protocol of f-BRS, Sofiiuk et al. 2020, without its early stop).
+
+    ``n_clicks``, the limit; ``iou_at``, the mean over objects of the IoU after 1, 2, ... clicks; ``noc80``,
+    ``noc85``, ``noc90``, the mean over objects of the clicks until that IoU, which are ``n_clicks`` where it is not
+    reached before; ``over_limit80``, ..., the number of objects for which they are; ``seconds_at``, the mean seconds of
+    network and refinement up to each click; ``seconds_per_click`` and its parts. One click has no NoC.
+    """
+    ious = click_ious(frame, limit)
+    figures: dict[str, Any] = {"n_clicks": limit, "iou_at": ious.mean(0).tolist()}
+    for percent in _NOC_PERCENT if limit > 1 else ():
+        needed = noc(ious.tolist(), percent / 100, limit)
+        figures |= {f"noc{percent}": needed.mean, f"over_limit{percent}": needed.n_over}
+    seconds = {"network": _NETWORK_SECONDS, "refine": ["seconds_refine"], "robot": ["seconds_robot"]}
+    known = {part: names for part, names in seconds.items() if frame[names].notna().any(axis=None)}
+    spent = pd.DataFrame({part: frame[names].astype("float64").sum(axis=1) for part, names in known.items()})
+    if known:
+        waited = spent.drop(columns="robot", errors="ignore").sum(axis=1)  # whoever clicks has no robot
+        figures["seconds_at"] = _per_click(frame, waited, limit).fillna(0.0).cumsum(axis=1).mean().tolist()
+        figures["seconds_per_click"] = float(spent.sum(axis=1).mean())
+        figures |= {f"seconds_{part}_per_click": float(spent[part].mean()) for part in known}
+    return figures
+
+
+def clicks_in_words(figures: Mapping[str, Any]) -> str:
+    """The figures of a run with clicks for its line in the terminal; empty where nothing was clicked.
+
+    >>> clicks_in_words({"iou_at": [0.5, 0.75], "n_clicks": 2, "noc85": 2.0, "noc90": 2.0})
+    '  IoU@1 0.500  IoU@2 0.750  NoC@85 2.00  NoC@90 2.00'
+    """
+    ious = figures.get("iou_at", [])
+    told = [f"  IoU@{k} {ious[k - 1]:.3f}" for k in dict.fromkeys((1, len(ious))) if ious]
+    told += [f"  NoC@{percent} {figures[name]:.2f}" for percent in (85, 90) if (name := f"noc{percent}") in figures]
+    return "".join(told)
 
 
 def _mean_of_repeats(
-    frame: pd.DataFrame, class_names: Sequence[str], classes: Sequence[int], repeats: int
+    frame: pd.DataFrame, class_names: Sequence[str], classes: Sequence[int], repeats: int, n_clicks: int | None
 ) -> dict[str, Any]:
-    pooled = score(frame, class_names, classes)
+    pooled = score(frame, class_names, classes, n_clicks=n_clicks)
     repeat = frame["episode"] * repeats // pooled["n_episodes"]
     each = [score(frame[repeat == i], class_names, classes) for i in range(repeats)]
     means = {name: _mean(figures[name] for figures in each) for name in ("miou", "fb_iou", "positive_iou")}
@@ -273,6 +346,20 @@ def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return (*(row[name] for name in _GROUP[:-1]), amount(row["n_points"]))
 
 
+class ClickCurve(NamedTuple):
+    """After 1, 2, ... clicks, as means over seeds and then folds.
+
+    Args:
+        iou: mean over objects.
+        ci95: of ``iou``, [low, high] after each click, a bootstrap over the query images; None where rows are missing.
+        seconds: of network and refinement up to each click; empty where they were not measured.
+    """
+
+    iou: tuple[float, ...]
+    ci95: tuple[tuple[float, float], ...] | None
+    seconds: tuple[float, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Line:
     """One line of a leaderboard: all folds and seeds of one configuration in one setting.
@@ -289,6 +376,7 @@ class Line:
         n_seeds: of the fold with the fewest.
         note: what is incomplete or mixed; empty where nothing is.
         runs: the lines of ``summary.json`` that this sums up.
+        clicks: what each click brings; None where objects were not clicked.
     """
 
     dataset: str
@@ -307,6 +395,7 @@ class Line:
     n_seeds: int
     note: str
     runs: tuple[dict[str, Any], ...]
+    clicks: ClickCurve | None = None
 
 
 def leaderboard(
@@ -330,8 +419,16 @@ def _line(runs: list[dict[str, Any]], out: Path | None, folds_expected: int | No
     miou = _mean(folds.values()) if folds else None
     names = ("fb_iou", "positive_iou", "seconds_per_episode", *FIGURES)
     figures = {name: _fold_mean(runs, name) for name in names if any(name in run for run in runs)}
-    if all("seconds_guide" in run and "seconds_segment" in run for run in runs):  # what a change of annotations costs
+    clicks = _click_curve([run for run in runs if run.get("iou_at")], out)
+    if clicks:
+        figures |= {f"iou_at_{k}": clicks.iou[k - 1] for k in _IOU_AFTER if k <= len(clicks.iou)}
+    elif all("seconds_guide" in run and "seconds_segment" in run for run in runs):  # of a change of annotations
         figures["seconds_per_update"] = _fold_mean(runs, "seconds_guide") + _fold_mean(runs, "seconds_segment")
+    for name in {f"over_limit{percent}" for percent in _NOC_PERCENT} & figures.keys():
+        figures[name] *= len(folds)  # a number of objects, in all folds together
+    deviation = _seed_deviation(scored)
+    if deviation is not None:
+        figures["miou_std_seeds"] = deviation
     classes = dict.fromkeys(name for run in runs for name in run.get("per_class_iou", {}))
     seeds = {fold: {run["seed"] for run in group} for fold, group in _by_fold(runs)}
     return Line(
@@ -347,6 +444,7 @@ def _line(runs: list[dict[str, Any]], out: Path | None, folds_expected: int | No
         n_seeds=min(map(len, seeds.values())),
         note=_note(runs, seeds, folds_expected or first.get("n_folds")),
         runs=tuple(runs),
+        clicks=clicks,
     )
 
 
@@ -361,6 +459,52 @@ def _by_fold(runs: Sequence[dict[str, Any]]) -> list[tuple[int, list[dict[str, A
 
 def _fold_mean(runs: Sequence[dict[str, Any]], name: str) -> float:
     return _mean(_mean(run[name] for run in group) for _, group in _by_fold([run for run in runs if name in run]))
+
+
+def _seed_deviation(runs: Sequence[dict[str, Any]]) -> float | None:
+    """Standard deviation over seeds (n - 1) of the mean over folds; None unless several seeds have the same folds."""
+    found: dict[int, dict[int, float]] = {}
+    for run in runs:
+        found.setdefault(run["seed"], {})[run["fold"]] = run["miou"]
+    if len(found) < 2 or len({frozenset(folds) for folds in found.values()}) > 1:
+        return None
+    return float(np.std([_mean(folds.values()) for folds in found.values()], ddof=1))
+
+
+def _click_curve(runs: Sequence[dict[str, Any]], out: Path | None) -> ClickCurve | None:
+    if not runs:
+        return None
+
+    def mean(name: str) -> Any:
+        shortest = min(len(run.get(name, ())) for run in runs)
+        return np.mean([np.mean([r[name][:shortest] for r in own], 0) for _, own in _by_fold(runs) if shortest], 0)
+
+    iou, seconds = mean("iou_at"), mean("seconds_at")
+    paths = [] if out is None else [out / run["run"] / "episodes.parquet" for run in runs]
+    ci95 = None
+    if paths and all(path.is_file() for path in paths):
+        fold = np.array([run["fold"] for run in runs])
+        replicates = _click_replicates([read_rows(path) for path in paths], fold, len(iou))
+        ci95 = tuple(percentile_interval(replicates[:, k], iou[k]) for k in range(len(iou)))
+    return ClickCurve(tuple(iou.tolist()), ci95, tuple(np.atleast_1d(seconds).tolist()) if np.size(seconds) else ())
+
+
+def _click_replicates(frames: Sequence[pd.DataFrame], fold: Any, n_clicks: int, replicates: int = 1000) -> Any:
+    """The IoU after each click in resampled benchmarks, (R, n_clicks); a fold's images are drawn once for its seeds."""
+    random, folds = np.random.RandomState(0), []
+    for one in np.unique(fold):
+        runs = [frame for frame, f in zip(frames, fold, strict=True) if f == one]
+        images = np.unique(np.concatenate([frame["query"].to_numpy(str) for frame in runs]))
+        drawn = random.randint(len(images), size=(replicates, len(images)))
+        weights = np.apply_along_axis(np.bincount, 1, drawn, minlength=len(images)).astype(np.float64)
+        means = []
+        for frame in runs:
+            objects = frame.drop_duplicates("episode").sort_values("episode")
+            image = np.searchsorted(images, objects["query"].to_numpy(str))
+            weight = weights[:, image]  # (R, objects)
+            means.append(weight @ click_ious(frame, n_clicks) / np.maximum(weight.sum(1, keepdims=True), 1))
+        folds.append(np.mean(means, axis=0))
+    return np.mean(folds, axis=0)
 
 
 def _note(runs: Sequence[dict[str, Any]], seeds: dict[int, set[int]], folds_expected: int | None) -> str:
@@ -465,7 +609,8 @@ def reference_of(out: Path) -> str | None:
 def compare(rows: Sequence[Mapping[str, Any]], out: Path | None, reference: str | None) -> list[Comparison]:
     """Every other configuration against the reference, in every setting that the reference has.
 
-    Runs are paired by fold and seed, and only if both were scored on the same episode list.
+    Runs are paired by fold and seed, and only if both were scored on the same episode list. Where one side repeats the
+    evaluation of a training with several seeds, all of them are paired with the other side's one run of the fold.
 
     Args:
         rows: of ``summary.json``.
@@ -530,6 +675,7 @@ def _pairs(
     own, other = ({(r["fold"], r["seed"]): r for r in side if "miou" in r} for side in (runs, others))
     if any(len(kept) < sum("miou" in r for r in side) for kept, side in ((own, runs), (other, others))):
         return [], "not compared (several runs of one fold and seed)"
+    own, other = _beside(own, other), _beside(other, own)
     shared = sorted(own.keys() & other.keys())
     if not shared:
         return [], "not compared (no fold and seed in common)"
@@ -541,10 +687,25 @@ def _pairs(
     return [(own[at], other[at]) for at in shared], note
 
 
+def _beside(
+    single: dict[tuple[int, int], dict[str, Any]], repeated: dict[tuple[int, int], dict[str, Any]]
+) -> dict[tuple[int, int], dict[str, Any]]:
+    """One run a fold, set beside each of the other side's where these repeat the evaluation of one training."""
+    by_fold = {fold: run for (fold, _), run in single.items()}
+    trainings = {(fold, run.get("training")) for (fold, _), run in repeated.items()}
+    several = len(by_fold) == len(single) and len(trainings) == len({fold for fold, _ in repeated}) < len(repeated)
+    return {place: by_fold[place[0]] for place in repeated if place[0] in by_fold} if several else single
+
+
 def _listed(pairs: Sequence[tuple[int, int]]) -> str:
     return ", ".join(f"{fold}/{seed}" for fold, seed in pairs)
 
 
+CLICKED = (
+    "Objects are clicked by a robot that does not stop early. IoU@k: mean over objects of the IoU after k clicks.\n"
+    "NoC@t: clicks until an IoU of t %, or all of them, mean over objects; over: objects that take all of them. mIoU,\n"
+    "FB-IoU and positive IU are those after the last click. s/click: network, refinement and robot."
+)
 COMPARED = (
     "Difference of mIoU to the reference, over the folds and seeds that both have. Interval: 95 % of a bootstrap that\n"
     "draws the same query images for both. It holds neither the variation of training nor a correction for the number\n"
@@ -642,10 +803,14 @@ def figure_text(name: str, value: float | None) -> str:
 
     >>> figure_text("fb_iou", 0.6543), figure_text("guidance_within", 0.00012345), figure_text("seconds_guide", 0.00012)
     ('0.654', '0.00012', '0.0001')
+    >>> figure_text("noc90", 6.4567), figure_text("over_limit90", 12.0)
+    ('6.46', '12')
     """
     if value is None:
         return ""
-    decimals = 4 if name.startswith("seconds") else 3
+    if name.startswith("over_limit"):
+        return f"{round(value, 1):g}"
+    decimals = 4 if name.startswith("seconds") else 2 if name.startswith("noc") else 3
     return f"{value:.2g}" if name in _SHARES else f"{value:.{decimals}f}"
 
 
@@ -691,6 +856,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
         }
         if "ci95" in line:
             line["ci95_low"], line["ci95_high"] = line.pop("ci95")
+        line |= {name: json.dumps(v) for name, v in line.items() if isinstance(v, list)}
         flat.append(line)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for line in flat for name in line)), lineterminator="\n")
@@ -722,6 +888,10 @@ def summarise(out: Path, folds_expected: int | None = None) -> list[dict[str, An
         "over seeds and folds. Interval: 95 % of a bootstrap over query images. K: annotated images, P: annotated\n"
         "pixels per label and image."
     )
+    if any(line.clicks for line in lines):
+        explained += f"\n\n{CLICKED}"
+    if any("miou_std_seeds" in line.figures for line in lines):
+        explained += "\n\nStd over seeds: standard deviation (n - 1) of the mean over folds, as the seed varies."
     trained = "".join(f"\n\nTraining: {note}." for note in training_notes(rows))
     body = f"{markdown(*cells(lines))}\n\n{explained}{trained}" if lines else "No finished run."
     reference = reference_of(out)

@@ -17,7 +17,7 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import cv2
 import numpy as np
@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from fewseg.datasets.base import FewShotDataset, LabelMap
 from fewseg.datasets.paths import cache_dir, write_atomic
-from fewseg.episode import NEGATIVE, POSITIVE, UNKNOWN, VOID, EpisodeSpec, Point, Task
+from fewseg.episode import NEGATIVE, POSITIVE, UNKNOWN, VOID, Click, EpisodeSpec, Point, Task
 from fewseg.errors import FewsegError
 
 Void = Literal["ignore", "background", "foreground"]
@@ -33,6 +33,7 @@ Draw = Literal["uniform", "oslsm", "oslsm_every_class", "hsnet", "pfenet", "pane
 ScoringSize = Literal["original", "longer_square"] | tuple[int, int]
 PointMode = Literal["dense", "sparse", "mixed"]
 Entry = tuple[str, int]  # (image id, class id): one mask
+Target = tuple[str, int]  # (image id, object id): one object
 Map = npt.NDArray[np.uint8]
 
 MIXED_COUNTS = (0, 1, 2, 5, 10)  # of annotated pixels, beside the n_points that was asked for
@@ -93,11 +94,11 @@ class EvaluationPart:
 
     Args:
         split: list of the data set, where ``image_lists`` is empty.
-        draw: how episodes are drawn, see the ``_draw_*`` functions.
+        draw: how episodes that ask for a class are drawn, see the ``_draw_*`` functions.
         n_episodes: length of the list over all runs; None = every mask once. ``oslsm_every_class`` counts queries here,
             each of which has as many episodes as the fold has classes.
         seed: of the draw.
-        min_area: pixels that a class needs in an image to be drawn from it.
+        min_area: pixels that a class needs in an image to be drawn from it, and an object to be asked for.
         min_cells: cells of OSLSM's 32-pixel grid that a class needs (see ``oslsm_cells``).
         image_lists: foreign lists that replace the split.
         scoring_size: where predictions and masks are compared: the image's size, a square of its longer side (the
@@ -137,6 +138,11 @@ class EvaluationPart:
         return "semantic" if self.interaction is None else "interactive"
 
     @property
+    def robot(self) -> Literal["inscribed", "component"] | None:
+        """The robot that clicks, where one does."""
+        return None if self.interaction is None or self.interaction.source == "points" else self.interaction.source
+
+    @property
     def support_may_equal_query(self) -> bool:
         """Whether this draw may hand out the query as its own support."""
         return self.draw == "every_mask"
@@ -171,6 +177,15 @@ class Pool(NamedTuple):
 
     by_class: dict[int, tuple[str, ...]]
     images: tuple[str, ...]
+
+
+class ObjectPool(NamedTuple):
+    """What interactive episodes are drawn from, by class id and in the list's order: ``objects``, the (image id, object
+    id) of those that are large enough; ``images``, the images that may support the class.
+    """
+
+    objects: dict[int, tuple[Target, ...]]
+    images: dict[int, tuple[str, ...]]
 
 
 class TrainingDraw(NamedTuple):
@@ -330,6 +345,32 @@ def draw_points(
     return points
 
 
+def object_map(objects: LabelMap, label: LabelMap) -> LabelMap:
+    """The instance numbers of an image (H, W) uint8, void wherever one of its two maps is void.
+
+    ``annotation_map`` and ``query_mask`` take it in place of class ids and an object id in place of a class.
+
+    >>> object_map(np.uint8([[1, 2, 255, 0]]), np.uint8([[5, 255, 5, 0]]))
+    array([[  1, 255, 255,   0]], dtype=uint8)
+    """
+    return np.where(label == VOID, np.uint8(VOID), objects)
+
+
+def draw_object_clicks(
+    annotation: Map, n_points: int, seed: int, short_label: Literal["all", "none"] = "all"
+) -> tuple[Click, ...]:
+    """``draw_points`` as clicks: positive and negative in turn, positive first.
+
+    With ``short_label="all"`` the clicks for n are the first of those for n + 1.
+
+    >>> draw_object_clicks(np.uint8([[0, 1, 255]]), 5, seed=0)
+    (Click(row=0, col=1, label=1), Click(row=0, col=0, label=0))
+    """
+    drawn = [Click(*point) for point in draw_points(annotation, n_points, seed, short_label)]
+    labels = [[click for click in drawn if click.label == label] for label in (POSITIVE, NEGATIVE)]
+    return tuple(click for pair in itertools.zip_longest(*labels) for click in pair if click is not None)
+
+
 # --------------------------------------------------------------------------------------------------------- pools
 
 
@@ -373,6 +414,27 @@ def evaluation_pool(dataset: FewShotDataset, part: EvaluationPart, fold: int) ->
     _check_fold(dataset, fold)
     novel = dataset.novel_classes(fold)
     return _pool(_entries(dataset, part, novel), novel)
+
+
+def object_pool(dataset: FewShotDataset, pool: Pool, min_area: int = 1) -> ObjectPool:
+    """The objects of the classes and images of a pool.
+
+    Args:
+        dataset: knows the objects of its images.
+        pool: of a fold, from ``training_pool``, ``validation_pool`` or ``evaluation_pool``.
+        min_area: pixels that an object needs.
+    """
+    index = dataset.object_index()
+    objects = {
+        c: tuple(
+            (image_id, number)
+            for image_id in ids
+            for number, entry in sorted(index[image_id].items())
+            if entry.class_id == c and entry.area >= min_area
+        )
+        for c, ids in pool.by_class.items()
+    }
+    return ObjectPool(objects, pool.by_class)
 
 
 def _training_classes(dataset: FewShotDataset, part: TrainingPart, fold: int) -> tuple[int, ...]:
@@ -457,6 +519,7 @@ class _Episode(NamedTuple):
     support_ids: tuple[str, ...]
     class_id: int
     group: int | None = None
+    object_id: int | None = None
 
 
 def evaluation_list(
@@ -471,16 +534,17 @@ def evaluation_list(
 
     Points are nested in P. Episodes are nested in K (K = 5 has the queries of K = 1, and its supports first) where the
     draw is ``uniform``, ``oslsm`` or ``oslsm_every_class``; the other draws use their generator in proportion to K, as
-    their authors did.
+    their authors did. Interactive episodes are nested in K and in P.
 
     Args:
         dataset: where the images are.
         protocol: which episodes.
         fold: which classes are novel.
-        n_shot: K supports; 0 for class-blind methods.
-        n_points: annotated pixels per label and support, None = dense masks.
+        n_shot: K supports; 0 for class-blind methods, and where clicks alone say what is asked for.
+        n_points: annotated pixels per label and support, None = dense masks. Where the protocol draws points on the
+            query: per label of it, and supports are dense.
         n_episodes: length of the list, in queries where each is asked for every class; None = the protocol's own. A
-            list of every mask ends with the last mask.
+            list of every mask ends with the last mask, a list of objects with the last object.
 
     Raises:
         FewsegError: an unknown fold, too few images of a class, or numbers that make no sense.
@@ -488,6 +552,16 @@ def evaluation_list(
     part = protocol.evaluation
     _check_request(n_shot, n_points, n_episodes, part)
     _check_fold(dataset, fold)
+    if part.interaction is not None:
+        if n_shot and not dataset.base_classes(fold):
+            expected = f"0 for {dataset.name}, whose objects have no class that other images could show"
+            raise FewsegError("n_shot", n_shot, expected, "ask for n_shot 0")
+        pool = object_pool(dataset, evaluation_pool(dataset, part, fold), part.min_area)
+        _check_objects(pool, n_shot)
+        on_query = part.interaction.source == "points"
+        episodes = _draw_objects(pool, part, fold, n_shot, part.n_episodes if n_episodes is None else n_episodes)
+        frozen = _freeze(dataset, part, episodes, None if on_query else n_points, ("interactive", part.seed, fold))
+        return _with_clicks(dataset, frozen, n_points, part.short_label) if on_query and n_points else frozen
     novel = dataset.novel_classes(fold)
     entries = _entries(dataset, part, novel)
     n_supports = 0 if part.support_may_equal_query else min(n_shot, 1) if part.supports_may_repeat else n_shot
@@ -509,7 +583,9 @@ def validation_list(
 ) -> EpisodeList:
     """Frozen episodes of base classes on the held-out tenth, for model selection; drawn as the protocol ``clean`` does.
 
-    Base classes with fewer than K + 1 images in the tenth are left out.
+    Base classes with fewer than K + 1 images in the tenth are left out. Where the protocol asks for objects the list
+    does so too, once for each, with one positive and one negative pixel drawn at random in the query: what a robot
+    clicks depends on the method, and a list shall not.
 
     Raises:
         FewsegError: a protocol that holds nothing out, no class with enough images, or numbers that make no sense.
@@ -519,8 +595,17 @@ def validation_list(
     by_class = validation_pool(dataset, protocol.training, fold).by_class
     kept = {c for c, ids in by_class.items() if len(ids) > n_shot}
     if not kept:
-        got = f"{n_shot} with at most {max(map(len, by_class.values()))} images of a class in the held-out tenth"
+        most = max(map(len, by_class.values()), default=0)
+        got = f"{n_shot} with at most {most} images of a class in the held-out tenth"
         raise FewsegError("n_shot", got, f"a class with {1 + n_shot}", "lower n_shot, or use a larger data set")
+    if part.interaction is not None:
+        tenth = Pool({c: by_class[c] for c in sorted(kept)}, ())
+        objects, images = object_pool(dataset, tenth, protocol.training.min_area)
+        pool = ObjectPool({c: found for c, found in objects.items() if found}, images)
+        _check_objects(pool, n_shot)
+        drawn = _draw_objects(pool, part, fold, n_shot, n_episodes, "validation")
+        frozen = _freeze(dataset, part, drawn, n_points, ("interactive validation", part.seed, fold))
+        return _with_clicks(dataset, frozen, 1, "all")
     entries = [(i, c) for c in sorted(kept) for i in by_class[c]]
     episodes = _draw_uniform(entries, part, fold, n_shot, n_episodes, "validation")
     return _freeze(dataset, part, episodes, n_points, ("validation", part.seed, fold))
@@ -543,6 +628,8 @@ def frozen_list(
     Drawing points reads the label map of every support. Arguments and errors are theirs.
     """
     request = [LIST_VERSION, kind, dataset.index().fingerprint, protocol, fold, n_shot, n_points, n_episodes]
+    if protocol.evaluation.interaction is not None:
+        request.append(dataset.object_fingerprint())
     path = cache_dir() / "episodes" / f"{hashlib.sha256(repr(request).encode()).hexdigest()[:24]}.jsonl"
     if path.is_file():
         return EpisodeList.from_text(path.read_text())
@@ -572,6 +659,7 @@ def _freeze(
             seed=sub_seed(*key, number),
             group=e.group,
             present=e.class_id in areas[e.query_id],
+            object_id=e.object_id,
         )
         for number, e in enumerate(episodes)
     ]
@@ -595,6 +683,21 @@ def _freeze(
             for number, s in enumerate(specs)
         )
     )
+
+
+def _with_clicks(
+    dataset: FewShotDataset, episodes: EpisodeList, n_points: int, short_label: Literal["all", "none"]
+) -> EpisodeList:
+    """The episodes with ``n_points`` random pixels of each label of their object. Every query is read once."""
+    objects = functools.lru_cache(1)(lambda i: object_map(dataset.objects(i), dataset.label(i)))
+    clicked = list(episodes.specs)
+    for place in sorted(range(len(clicked)), key=lambda place: clicked[place].query_id):
+        spec = clicked[place]
+        assert spec.object_id is not None
+        known = annotation_map(objects(spec.query_id), spec.object_id)
+        clicks = draw_object_clicks(known, n_points, spec.seed, short_label)
+        clicked[place] = dataclasses.replace(spec, clicks=clicks)
+    return EpisodeList(tuple(clicked))
 
 
 def _mixed_counts(seed: int, shot: int, n_points: int) -> tuple[int, int]:
@@ -632,6 +735,29 @@ def _draw_uniform(
         query = order(class_id, lap)[position]
         supports = [i for i in _rng(*key, "supports", e).permutation(len(ids)) if i != query]
         episodes.append(_Episode(ids[query], tuple(ids[i] for i in supports[:n_shot]), class_id))
+    return episodes
+
+
+def _draw_objects(
+    pool: ObjectPool, part: EvaluationPart, fold: int, n_shot: int, n_episodes: int | None, purpose: str = "evaluation"
+) -> list[_Episode]:
+    """Ours: classes in turn, the objects of a class shuffled, each once; supports uniform, other images of the class.
+
+    A class whose objects are used up has no more turns and the list ends with the last object, for a robot would click
+    the same again. Lists are nested in K and in the number of episodes.
+    """
+    key = (purpose, part.seed, fold)
+    orders = {
+        c: [objects[i] for i in _rng(*key, "objects", c).permutation(len(objects))]
+        for c, objects in pool.objects.items()
+    }
+    turns = itertools.zip_longest(*orders.values())
+    drawn = [(c, target) for turn in turns for c, target in zip(orders, turn, strict=True) if target is not None]
+    episodes = []
+    for e, (class_id, (query, object_id)) in enumerate(drawn[:n_episodes]):
+        ids = pool.images[class_id]
+        others = [ids[i] for i in _rng(*key, "object supports", e).permutation(len(ids)) if ids[i] != query]
+        episodes.append(_Episode(query, tuple(others[:n_shot]), class_id, object_id=object_id))
     return episodes
 
 
@@ -680,7 +806,7 @@ def _draw_oslsm_every_class(
     """
     ids = _by_class(entries)
     episodes = []
-    for number, (query, own, class_id, _) in enumerate(_draw_oslsm(entries, part, fold, n_shot, n_queries)):
+    for number, (query, own, class_id, *_) in enumerate(_draw_oslsm(entries, part, fold, n_shot, n_queries)):
         for c in ids:
             supports = own
             if c != class_id:
@@ -798,7 +924,7 @@ class TrainingSampler:
     """
 
     def __init__(self, pool: Pool, n_shot: int, points: PointMode, seed: int) -> None:
-        if points not in ("dense", "sparse", "mixed"):
+        if points not in get_args(PointMode):
             raise FewsegError("points", points, "dense, sparse or mixed", "choose one of the three")
         _check_n_shot(n_shot)
         _check_pool(pool.by_class, n_shot, 1 + n_shot)
@@ -814,15 +940,64 @@ class TrainingSampler:
         ids = self.pool.by_class[class_id]
         query, *supports = (ids[i] for i in rng.permutation(len(ids))[: self.n_shot + 1])
         spec = EpisodeSpec(query, tuple(supports), class_id, seed=sub_seed("training", self.seed, index, "episode"))
-        return TrainingDraw(spec, self._n_points(rng))
+        return TrainingDraw(spec, _training_points(self.points, rng))
 
-    def _n_points(self, rng: np.random.RandomState) -> int | None:
-        if self.points == "sparse":
-            return int(rng.randint(0, MAX_TRAINING_POINTS + 1))
-        if self.points == "dense" or rng.random_sample() < 0.5:
-            return None
-        count = math.floor(math.exp(rng.random_sample() * math.log(MAX_TRAINING_POINTS + 1)))
-        return min(count, MAX_TRAINING_POINTS)  # exp may round up to the excluded end
+
+class ObjectSampler:
+    """Training episodes that ask for one object, without end: ``draw(i)`` is a pure function of (seed, i).
+
+    A class is drawn first and then one of its objects, so that classes count alike. Clicks are left to the loader.
+
+    Args:
+        pool: what to draw from.
+        n_shot: K distinct supports; 0 where clicks alone say what is asked for.
+        points: of the supports, as for ``TrainingSampler``.
+        seed: of the training.
+        crops: supports are crops of the query, K times; else other images of the object's class.
+
+    Raises:
+        FewsegError: a class without an object or with too few images for K, or no class at all.
+
+    >>> sampler = ObjectSampler(ObjectPool({1: (("a", 2),)}, {1: ("a", "b")}), n_shot=1, points="dense", seed=0)
+    >>> sampler.draw(3).spec.support_ids, sampler.draw(3).spec.object_id
+    (('b',), 2)
+    """
+
+    def __init__(self, pool: ObjectPool, n_shot: int, points: PointMode, seed: int, crops: bool = False) -> None:
+        if points not in get_args(PointMode):
+            raise FewsegError("points", points, "dense, sparse or mixed", "choose one of the three")
+        _check_n_shot(n_shot)
+        _check_objects(pool, 0 if crops else n_shot)
+        self.pool, self.n_shot, self.points, self.seed, self.crops = pool, n_shot, points, seed, crops
+        self._classes = tuple(pool.objects)
+        self._state = np.random.RandomState(0)
+
+    def draw(self, index: int) -> TrainingDraw:
+        """Episode number ``index``."""
+        rng = self._state
+        rng.seed(sub_seed("training objects", self.seed, index))
+        class_id = self._classes[rng.randint(len(self._classes))]
+        objects = self.pool.objects[class_id]
+        query, object_id = objects[rng.randint(len(objects))]
+        seed = sub_seed("training objects", self.seed, index, "episode")
+        if self.crops:
+            supports = (query,) * self.n_shot
+        else:
+            ids = self.pool.images[class_id]
+            some = rng.permutation(len(ids))[: self.n_shot + 1]  # one more, for the query may be among them
+            supports = tuple(ids[i] for i in some if ids[i] != query)[: self.n_shot]
+        spec = EpisodeSpec(query, supports, class_id, object_id, seed=seed)
+        return TrainingDraw(spec, _training_points(self.points, rng))
+
+
+def _training_points(points: PointMode, rng: np.random.RandomState) -> int | None:
+    """Annotated pixels per label of a training episode, None = dense."""
+    if points == "sparse":
+        return int(rng.randint(0, MAX_TRAINING_POINTS + 1))
+    if points == "dense" or rng.random_sample() < 0.5:
+        return None
+    count = math.floor(math.exp(rng.random_sample() * math.log(MAX_TRAINING_POINTS + 1)))
+    return min(count, MAX_TRAINING_POINTS)  # exp may round up to the excluded end
 
 
 # --------------------------------------------------------------------------------------------------------- checks
@@ -863,3 +1038,13 @@ def _check_pool(by_class: dict[int, tuple[str, ...]], n_shot: int, needed: int) 
         got = f"{n_shot} with {len(ids)} images of class {class_id}"
         remedy = "lower n_shot, or use a data set or split with more images of the class"
         raise FewsegError("n_shot", got, f"at least {needed} images of every class", remedy)
+
+
+def _check_objects(pool: ObjectPool, n_shot: int) -> None:
+    """Every class needs an object, and as many other images as supports."""
+    empty = [c for c in pool.images if not pool.objects[c]]
+    if empty:
+        got = "no object" if len(empty) == len(pool.images) else f"no object of class {empty[0]}"
+        remedy = "use another fold or split, a data set with instances, or a protocol with a smaller min_area"
+        raise FewsegError("pool", f"{got} that is large enough", "at least 1 of every class", remedy)
+    _check_pool(pool.images, n_shot, 1 + n_shot)

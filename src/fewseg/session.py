@@ -1,23 +1,32 @@
-"""For people with images: annotated images in, masks out."""
+"""For people with images: annotated images in, masks out; at once, or click by click."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from torch import Tensor
 
+from fewseg.episode import NEGATIVE, POSITIVE, UNKNOWN, Box, Click, Features, Frame
 from fewseg.errors import FewsegError
+from fewseg.functional.clicks import draw_clicks, pad_clicks
 from fewseg.functional.geometry import restore
+from fewseg.functional.timing import Seconds, now
+from fewseg.functional.zoom import clicks_in, merge_mirrored, mirrored_clicks, next_region, paste
 from fewseg.network import SegmentorNetwork
-from fewseg.transforms import FitMode, fit, points_to_map
+from fewseg.refinement import Refinement, points_of, refine
+from fewseg.transforms import FitMode, channels_first, fit, points_to_map
 
 if TYPE_CHECKING:
     Picture = npt.NDArray[np.uint8] | Image.Image
 
+MIN_REGION = 0.4  # shortest side of a region to zoom in, by the longer side of the image: f-BRS's 200 of 500 pixels
 SPARSE = 0.05  # share of known pixels under which an annotation is moved as points, not resized
 
 
@@ -45,48 +54,383 @@ def segment_image(
     >>> fewseg.segment_image(fewseg.create_model("PANet"), [(image, image[..., 0])], image).shape
     (20, 30)
     """
-    network: SegmentorNetwork = model.network
     if not supports:
         raise FewsegError("supports", "none", "at least one (image, annotation) pair", "annotate an image")
-    if network.max_shot is not None and len(supports) > network.max_shot:
-        expected = f"at most {network.max_shot} for {type(model).__name__}"
+    limit = model.network.max_shot
+    if limit is not None and len(supports) > limit:
+        expected = f"at most {limit} for {type(model).__name__}"
         raise FewsegError("supports", f"{len(supports)} pairs", expected, "pass fewer")
     if size is not None and size < 1:
         raise FewsegError("size", size, "at least 1 pixel, or None", "leave it out")
-    query = _image(query, "query")
-    pairs = [(_image(i, f"supports[{n}][0]"), _annotation(a, f"supports[{n}][1]")) for n, (i, a) in enumerate(supports)]
-    for n, (image, annotation) in enumerate(pairs):
-        if image.shape[:2] != annotation.shape:
-            expected = f"the image's {image.shape[:2]}"
-            raise FewsegError(f"supports[{n}][1]", annotation.shape, expected, "pass the annotation of that image")
-    side = size or getattr(model, "image_size", None) or max(query.shape[:2])
-    canvas = (max(side, network.min_size),) * 2
-    mode: FitMode = getattr(model, "image_resize", None) or "letterbox"
-    device = next(iter(network.parameters()), torch.zeros(0)).device
-    fitted = [_fit_support(image, annotation, canvas, mode) for image, annotation in pairs]
-    images = torch.from_numpy(np.stack([image for image, _ in fitted])).permute(0, 3, 1, 2)[None].to(device)
-    annotations = torch.from_numpy(np.stack([annotation for _, annotation in fitted]))[None].to(device)
-    pixels, _, frame = fit(query, None, canvas, mode)
-    with torch.inference_mode():
-        guidance = network.guide(network.encode_support(images), annotations)
-        features = network.encode_query(torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device))
-        logits = network.segment(features, guidance)[0]
-    mask: npt.NDArray[np.uint8] = restore(logits, frame).argmax(0).to(torch.uint8).cpu().numpy()
-    return mask
+    session = InteractiveSession(model, _image(query, "query"), size)
+    pairs = [_pair(image, annotation, f"supports[{n}]") for n, (image, annotation) in enumerate(supports)]
+    for image, annotation in pairs:
+        session.add_shot(image, annotation)
+    return session.answer().mask
 
 
-def _fit_support(
-    image: npt.NDArray[np.uint8], annotation: npt.NDArray[np.uint8], canvas: tuple[int, int], mode: FitMode
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Image and annotation at network size; the pixels of a sparse annotation survive as points."""
-    pixels, dense, frame = fit(image, annotation, canvas, mode)
-    known = annotation != 255
-    if known.mean() < SPARSE:
-        rows, cols = np.nonzero(known)
-        points = [(int(r), int(c), int(annotation[r, c])) for r, c in zip(rows, cols, strict=True)]
-        return pixels, points_to_map(points, frame)
-    assert dense is not None
-    return pixels, dense
+class Answer(NamedTuple):
+    """What a session says at one moment.
+
+    Args:
+        probs: (H, W) float32 probability of the foreground, at the image's original size.
+        mask: (H, W) uint8, 0 or 1.
+        seconds: what the answer cost beyond what was kept from earlier ones.
+        objective: of test-time refinement, before and after; None where none took place.
+    """
+
+    probs: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.uint8]
+    seconds: Seconds
+    objective: tuple[float, float] | None
+
+
+class _View:
+    """An image, or its mirror image as well, on the canvas; encoded when it is asked for and only once."""
+
+    def __init__(self, network: SegmentorNetwork, images: Tensor, frame: Frame) -> None:
+        self.network, self.images, self.frame = network, images, frame  # images (n, 3, h, w) uint8
+
+    @functools.cached_property
+    def query(self) -> Features:
+        """As a query, maps (n, C, h, w)."""
+        return self.network.encode_query(self.images)
+
+    @functools.cached_property
+    def support(self) -> Features:
+        """As the only shot of an episode, maps (n, 1, C, h, w)."""
+        if not self.network.shared_encoder:
+            return self.network.encode_support(self.images[:, None])
+        return Features(tuple(m[:, None] for m in self.query.maps), self.query.image_size)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Shot:
+    """An annotated image: another annotation of it keeps the view and what is encoded of it."""
+
+    view: _View
+    annotation: Tensor  # (1, 1, h, w)
+
+
+class _State(NamedTuple):
+    """All that an answer depends on."""
+
+    shots: tuple[_Shot, ...] = ()
+    clicks: tuple[Click, ...] = ()
+
+
+class _Step(NamedTuple):
+    """An answer with what the answer to one more click starts from."""
+
+    answer: Answer
+    region: Box | None
+    refined: Tensor | None
+
+
+class InteractiveSession:
+    """One image, segmented by clicks on it and by annotated examples, which may come and go in any order.
+
+    What a change does not touch is kept: images are encoded once, the guidance of unchanged examples stays. Every
+    answer is that of a new session with the same examples and clicks: refinement and zooming, which go on from the
+    answer to the clicks before, do so along the clicks as they stand, in their order.
+
+    A network without an input for clicks reads them as one more example; so does one that uses examples and has none.
+
+    Args:
+        model: from ``create_model`` or ``load_model``.
+        image: (H, W, 3) uint8 RGB.
+        size: of the canvas on which the network works, a side in pixels or (h, w); None = that of its training, else
+            the image's longer side. Images keep their proportions on it, unless the training stretched them.
+        refinement: what test-time optimisation changes so that clicks get the answer they ask for; None = nothing.
+        zoom_in: after the first click, look only at the region around what was segmented (f-BRS).
+        flip: average with the answer for the mirrored image.
+        threshold: of the mask, on the probability.
+
+    Raises:
+        FewsegError: an image of another type or shape, a size below 1, or a refinement that the network does not offer.
+
+    >>> import fewseg
+    >>> image = np.zeros((20, 30, 3), np.uint8)
+    >>> session = InteractiveSession(fewseg.create_model("GuidedNet"), image)
+    >>> session.click(5, 7)
+    >>> session.answer().mask.shape, session.clicks
+    ((20, 30), (Click(row=5, col=7, label=1),))
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        image: Picture,
+        size: int | tuple[int, int] | None = None,
+        refinement: Refinement | None = None,
+        zoom_in: bool = False,
+        flip: bool = False,
+        threshold: float = 0.5,
+    ) -> None:
+        self.network: SegmentorNetwork = model.network
+        self.name = type(model).__name__
+        self.image = _image(image, "image")
+        sides = (size, size) if isinstance(size, int) else size
+        if sides is not None and min(sides) < 1:
+            raise FewsegError("size", size, "at least 1 pixel, or None", "leave it out")
+        longer = getattr(model, "image_size", None) or max(self.image.shape[:2])
+        height, width = sides or (longer, longer)
+        self.canvas = (max(height, self.network.min_size), max(width, self.network.min_size))
+        self.mode: FitMode = getattr(model, "image_resize", None) or "letterbox"
+        offered = points_of(self.network)
+        if refinement is not None and refinement.point not in offered:
+            expected = f"one of {', '.join(offered)} for {self.name}"
+            raise FewsegError("refine", refinement.point, expected, "choose one of these points")
+        self.refinement, self.zoom_in, self.flip, self.threshold = refinement, zoom_in, flip, threshold
+        self.device = next(iter(self.network.parameters()), torch.zeros(0)).device
+        self._history = [_State()]
+        self._views: dict[Box | None, _View] = {}
+        self._guided: tuple[tuple[_Shot, ...], Any] | None = None  # guidance of shots alone
+        self._steps: dict[_State, _Step] = {}  # for the clicks as they stand, and for the first of them
+        self._spent = Seconds()  # on the answer in progress
+
+    # ------------------------------------------------------------------------------------------------------ edits
+
+    @property
+    def clicks(self) -> tuple[Click, ...]:
+        """In order, at the image's original resolution."""
+        return self._history[-1].clicks
+
+    @property
+    def n_shot(self) -> int:
+        """Annotated examples."""
+        return len(self._history[-1].shots)
+
+    def click(self, row: int, col: int, positive: bool = True) -> None:
+        """Says that a pixel of the image is foreground or background.
+
+        Raises:
+            FewsegError: the pixel lies outside the image, or was clicked with the other label.
+        """
+        self._edit(clicks=(*self.clicks, self._checked(row, col, positive, self.clicks)))
+
+    def move_click(self, number: int, row: int, col: int) -> None:
+        """Puts a click elsewhere; its place in the order and its label stay.
+
+        Args:
+            number: of the click, from 0.
+            row: where it goes, in pixels.
+            col: likewise.
+
+        Raises:
+            FewsegError: there is no such click, or it may not stand there.
+        """
+        clicks = self._without(self.clicks, number, "clicks")
+        moved = self._checked(row, col, self.clicks[number].label == POSITIVE, clicks)
+        self._edit(clicks=(*clicks[:number], moved, *clicks[number:]))
+
+    def remove_click(self, number: int) -> None:
+        """Takes a click back, whichever it is.
+
+        Raises:
+            FewsegError: there is no such click.
+        """
+        self._edit(clicks=self._without(self.clicks, number, "clicks"))
+
+    def add_shot(self, image: Picture, annotation: Picture) -> None:
+        """Adds an annotated example.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            annotation: (H, W): 0 negative, 1 positive, 255 unknown.
+
+        Raises:
+            FewsegError: they are of another type, shape or value, or the model takes no more examples.
+        """
+        pixels, labels = _pair(image, annotation, "shot")
+        limit = self.network.max_shot
+        if limit is not None and self.n_shot >= limit:
+            expected = f"at most {limit} for {self.name}"
+            raise FewsegError("shots", self.n_shot + 1, expected, "remove one before another is added")
+        self._edit(shots=(*self._shots, self._shot(pixels, labels)))
+
+    def annotate_shot(self, number: int, annotation: Picture) -> None:
+        """Gives an example another annotation; its image is not encoded again.
+
+        Raises:
+            FewsegError: there is no such example, or the annotation is not one of its image.
+        """
+        others = self._without(self._shots, number, "shots")
+        view = self._shots[number].view
+        labels = _annotation(annotation, "annotation")
+        if labels.shape != view.frame.original:
+            expected = f"the image's {view.frame.original}"
+            raise FewsegError("annotation", labels.shape, expected, "pass the annotation of that image")
+        shot = _Shot(view, self._on_canvas(labels, view.frame))
+        self._edit(shots=(*others[:number], shot, *others[number:]))
+
+    def remove_shot(self, number: int) -> None:
+        """Takes an example away.
+
+        Raises:
+            FewsegError: there is no such example.
+        """
+        self._edit(shots=self._without(self._shots, number, "shots"))
+
+    def undo(self) -> None:
+        """Takes back the last edit, whatever it was.
+
+        Raises:
+            FewsegError: there is none.
+        """
+        if len(self._history) == 1:
+            raise FewsegError("undo", "a session without edits", "at least one edit", "click first")
+        self._history.pop()
+
+    # ----------------------------------------------------------------------------------------------------- answers
+
+    def answer(self) -> Answer:
+        """The segmentation after all examples and clicks; all background while there are none."""
+        shots, clicks = self._history[-1]
+        follows = self.zoom_in or self.refinement is not None
+        self._spent = Seconds()
+        steps: dict[_State, _Step] = {}  # only these are kept
+        with torch.inference_mode():
+            for number in range(1 if follows and clicks else len(clicks), len(clicks) + 1):
+                state = _State(shots, clicks[:number])
+                steps[state] = self._steps[state] = self._steps.get(state) or self._compute(state)
+        self._steps = steps
+        return steps[self._history[-1]].answer._replace(seconds=self._spent)
+
+    def _compute(self, state: _State) -> _Step:
+        shots, clicks = state
+        if not (shots or clicks):
+            nothing = np.zeros(self.image.shape[:2], np.float32)
+            return _Step(Answer(nothing, nothing.astype(np.uint8), Seconds(), None), None, None)
+        before = self._steps.get(_State(shots, clicks[:-1])) if clicks else None
+        region = None
+        if self.zoom_in and before is not None:
+            smallest = round(MIN_REGION * max(self.image.shape[:2]))
+            region = next_region(before.region, before.answer.mask, clicks, min_size=smallest)
+        view, rows = self._view(region), self._rows(clicks, region)
+        start = now(self.device)
+        as_shot = bool(clicks) and self.network.uses_support and not (self.network.uses_clicks and shots)
+        queries = view.query
+        supports = [shot.view.support for shot in shots] + ([view.support] if as_shot else [])
+        encoded = now(self.device)
+        guidance = self._guidance(shots, supports, view, rows if as_shot else None)
+        guided = now(self.device)
+        read = rows if self.network.uses_clicks else None
+        refined, objective = None, None
+        refines = self.refinement is not None and len(clicks) >= self.refinement.first_click
+        if self.refinement is not None and refines:
+            same = before is not None and (before.region == region or not self.refinement.positional)
+            last = before.refined if before is not None and same else None
+            found = refine(self.network, view.images, queries, guidance, rows, self.refinement, last)
+            logits, refined = found.logits, found.state
+            objective = (found.objective_before, found.objective_after)
+        else:
+            logits = self.network.segment(queries, guidance, read)
+        answered = now(self.device) - guided
+        spent = Seconds(encoded - start, guided - encoded, 0.0 if refines else answered, answered if refines else 0.0)
+        self._spent = Seconds(*map(sum, zip(self._spent, spent, strict=True)))
+        probs = self._probs(logits, view.frame)
+        if region is not None:
+            probs = paste(probs, region, self.image.shape[:2])
+        mask = (probs > self.threshold).astype(np.uint8)
+        return _Step(Answer(probs, mask, spent, objective), region, refined)
+
+    def _guidance(self, shots: tuple[_Shot, ...], supports: list[Features], view: _View, rows: Tensor | None) -> Any:
+        """What the network is guided by: examples, and clicks (n, N, 3) where it reads them as one more."""
+        if rows is None and self._guided is not None and self._guided[0] == shots:
+            return self._guided[1]
+        n = 1 if rows is None else len(rows)
+        annotations = [shot.annotation.expand(n, -1, -1, -1) for shot in shots]
+        if rows is not None:
+            annotations.append(draw_clicks(rows, self.canvas)[:, None])
+        if supports:
+            maps = zip(*(s.maps for s in supports), strict=True)
+            joined = tuple(torch.cat([m.expand(n, -1, -1, -1, -1) for m in shots], 1) for shots in maps)
+            features, known = Features(joined, supports[0].image_size), torch.cat(annotations, 1)
+        else:  # class-blind
+            features = self.network.encode_support(view.images[:1, None][:, :0])
+            known = torch.zeros(1, 0, *self.canvas, dtype=torch.uint8, device=self.device)
+        guidance = self.network.guide(features, known)
+        if rows is None:
+            self._guided = (shots, guidance)
+        return guidance
+
+    def _probs(self, logits: Tensor, frame: Frame) -> npt.NDArray[np.float32]:
+        """(H, W) foreground probability from logits (n, 2, h, w); the second view is mirrored."""
+        merged = merge_mirrored(logits) if len(logits) > 1 else logits
+        margin = restore(merged[0, 1:] - merged[0, :1], frame)  # (1, H, W)
+        probs: npt.NDArray[np.float32] = torch.sigmoid(margin)[0].float().cpu().numpy()
+        return probs
+
+    # ------------------------------------------------------------------------------------------------------- views
+
+    @property
+    def _shots(self) -> tuple[_Shot, ...]:
+        return self._history[-1].shots
+
+    def _edit(self, **changes: Any) -> None:
+        self._history.append(self._history[-1]._replace(**changes))
+
+    def _checked(self, row: int, col: int, positive: bool, others: Sequence[Click]) -> Click:
+        """The click, if it may stand beside the others."""
+        height, width = self.image.shape[:2]
+        if not (0 <= row < height and 0 <= col < width):
+            expected = f"a pixel of the image of {height} x {width} (height x width)"
+            raise FewsegError("click", (row, col), expected, "click inside it")
+        click = Click(int(row), int(col), POSITIVE if positive else NEGATIVE)
+        if click._replace(label=1 - click.label) in others:
+            got = f"{(row, col)}, which was clicked with the other label"
+            raise FewsegError("click", got, "one label a pixel", "undo or move the other click")
+        return click
+
+    def _without(self, items: tuple[Any, ...], number: int, what: str) -> tuple[Any, ...]:
+        if not 0 <= number < len(items):
+            expected = f"a number from 0 to {len(items) - 1}" if items else f"a session with {what}"
+            raise FewsegError("number", number, expected, f"there are {len(items)} {what}")
+        return (*items[:number], *items[number + 1 :])
+
+    def _shot(self, pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> _Shot:
+        fitted, _, frame = fit(pixels, None, self.canvas, self.mode)
+        images = torch.from_numpy(channels_first([fitted])).to(self.device)
+        return _Shot(_View(self.network, images, frame), self._on_canvas(labels, frame))
+
+    def _on_canvas(self, labels: npt.NDArray[np.uint8], frame: Frame) -> Tensor:
+        """An annotation (1, 1, h, w) at network size; the pixels of a sparse one survive as points."""
+        known = labels != UNKNOWN
+        if known.mean() < SPARSE:
+            rows, cols = np.nonzero(known)
+            points = [(int(r), int(c), int(labels[r, c])) for r, c in zip(rows, cols, strict=True)]
+            fitted = points_to_map(points, frame)
+        else:
+            fitted = fit(None, labels, self.canvas, self.mode)[1]
+        return torch.from_numpy(fitted)[None, None].to(self.device)
+
+    def _view(self, region: Box | None) -> _View:
+        """The image, or a region of it, on the canvas; the whole and the last region are kept."""
+        if region not in self._views:
+            top, left, height, width = region or Box(0, 0, *self.image.shape[:2])
+            crop = np.ascontiguousarray(self.image[top : top + height, left : left + width])
+            fitted, _, frame = fit(crop, None, self.canvas, self.mode)
+            images = torch.from_numpy(channels_first([fitted])).to(self.device)
+            images = torch.cat([images, images.flip(-1)]) if self.flip else images
+            kept: dict[Box | None, _View] = {None: self._views[None]} if None in self._views else {}
+            self._views = {**kept, region: _View(self.network, images, frame)}
+        return self._views[region]
+
+    def _rows(self, clicks: Sequence[Click], region: Box | None) -> Tensor:
+        """Clicks (n, N, 3) on the canvas of a view."""
+        frame, seen = self._view(region).frame, clicks if region is None else clicks_in(clicks, region)
+        rows = pad_clicks([[(*frame.to_network(row, col), label) for row, col, label in seen]]).to(self.device)
+        return torch.cat([rows, mirrored_clicks(rows, self.canvas[1])]) if self.flip else rows
+
+
+def _pair(image: Picture, annotation: Picture, name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """An annotated image, checked."""
+    pixels, labels = _image(image, f"{name}[0]"), _annotation(annotation, f"{name}[1]")
+    if pixels.shape[:2] != labels.shape:
+        expected = f"the image's {pixels.shape[:2]}"
+        raise FewsegError(f"{name}[1]", labels.shape, expected, "pass the annotation of that image")
+    return pixels, labels
 
 
 def _image(value: Any, name: str) -> npt.NDArray[np.uint8]:

@@ -169,6 +169,46 @@ def points_to_map(points: Sequence[Point], frame: Frame) -> Array:
     return draw_points(move_points(points, frame), frame.network)
 
 
+def crop_around(image: Array, label_map: Array, inside: npt.NDArray[np.bool_], seed: int) -> tuple[Array, Array]:
+    """A random crop of an image and its map that shows an object whole, next to its surroundings.
+
+    After the code of the guided networks (shelhamer/revolver df5b72b), whose lengths are meant for images of about 500
+    pixels and are multiplied by (longer side / 500): the image is padded by 32 pixels, the sides of the object's box
+    move outwards by 0 to 64 pixels each, and a crop that has fewer than 64 pixels then is widened to them.
+
+    Args:
+        image: (H, W, 3) uint8.
+        label_map: (H, W) uint8, unknown (255) in the padding.
+        inside: (H, W) bool, the pixels of the object; at least one.
+        seed: any integer.
+
+    Returns:
+        Image (h, w, 3) and map (h, w).
+
+    >>> image, label_map = np.zeros((500, 400, 3), np.uint8), np.zeros((500, 400), np.uint8)
+    >>> label_map[200:300, 200:300] = 1
+    >>> crop, annotation = crop_around(image, label_map, label_map == 1, seed=0)
+    >>> crop.shape, int(annotation.sum())
+    ((191, 173, 3), 10000)
+    """
+    unit = max(label_map.shape) / 500
+    pad, reach, least = round(32 * unit), round(64 * unit), round(64 * unit)
+    draws = np.random.RandomState(seed % 2**32)
+    spans = []
+    for axis, length in enumerate(label_map.shape):
+        there = np.flatnonzero(inside.any(1 - axis)) + pad
+        before, after = draws.randint(0, reach + 1, 2)
+        first, last = max(there[0] - before, 0), min(there[-1] + 1 + after, length + 2 * pad)
+        if last - first < least:  # somewhere around what it shows already
+            first -= draws.randint(0, least - (last - first) + 1)
+            first = min(max(first, 0), length + 2 * pad - least)
+            last = first + least
+        spans.append(slice(first, last))
+    image = cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=MEAN_COLOUR)
+    label_map = cv2.copyMakeBorder(label_map, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=UNKNOWN)
+    return np.ascontiguousarray(image[spans[0], spans[1]]), np.ascontiguousarray(label_map[spans[0], spans[1]])
+
+
 def channels_first(images: Sequence[Array], out: Array | None = None) -> Array:
     """Stacks images (h, w, 3) of one size into (n, 3, h, w) uint8, contiguous; into ``out`` where it is given.
 

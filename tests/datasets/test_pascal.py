@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from fewseg.datasets import Pascal5i, Voc400
+from fewseg.datasets.base import object_entries
 from fewseg.datasets.pascal import FOREIGN_LISTS, foreign_list
 from fewseg.errors import FewsegError
 
@@ -64,8 +65,19 @@ def test_voc400_keeps_images_and_classes_apart(tmp_path, monkeypatch):
     image, label = dataset.pair(dataset.ids("val")[0])
     assert image.shape[:2] == label.shape
     assert max(label.shape) == 400
-    with pytest.raises(FewsegError, match="SegmentationObject"):
-        dataset.objects(dataset.ids("val")[0])
+
+
+@needs_voc400
+def test_components_stand_in_for_the_instances_of_voc400(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSEG_CACHE", str(tmp_path))
+    dataset = Voc400()
+    assert dataset.object_source == "components"
+    for image_id in dataset.ids("val")[::100]:
+        label, objects = dataset.maps(image_id)
+        entries = object_entries(label, objects)
+        for number, (class_id, area) in entries.items():
+            assert 16 <= area == (label[objects == number] == class_id).sum()
+        assert ((objects == 0) == (label == 0)).all()  # what is no object is void, never background
 
 
 @needs_voc400

@@ -60,6 +60,26 @@ def mat(path, label):
     scipy.io.savemat(str(path), {"GTcls": cls})
 
 
+def instances(path, objects, classes):
+    inst = np.zeros((1, 1), dtype=[("Segmentation", object), ("Boundaries", object), ("Categories", object)])
+    inst["Segmentation"][0, 0], inst["Categories"][0, 0] = objects, np.uint8(classes)[:, None]
+    scipy.io.savemat(str(path), {"GTinst": inst})
+
+
+@pytest.fixture
+def sbd_with_instances(sbd_tgz, tmp_path):
+    """The same with instances: two in s1, one in s2, and one in t1 that VOC's replace."""
+    root = tmp_path / "sbd/benchmark_RELEASE/dataset"
+    (root / "inst").mkdir()
+    left = np.ones((6, 8), np.uint8)
+    left[:, 3:] = 2
+    for name, objects, classes in (("t1", left, [11, 11]), ("s1", left, [12, 12]), ("s2", left // 2, [13])):
+        instances(root / f"inst/{name}.mat", objects, classes)
+    with tarfile.open(tmp_path / "sbd-inst.tgz", "w:gz") as tar:
+        tar.add(root.parent, "benchmark_RELEASE")
+    return tmp_path / "sbd-inst.tgz"
+
+
 @pytest.fixture
 def sbd_tgz(tmp_path):
     """SBD: t1 with another mask than VOC's, s1 and s2."""
@@ -95,6 +115,46 @@ def test_from_two_archives(voc_tar, sbd_tgz, tmp_path):
     assert "trainaug: 3 images" in lines
     assert any(line.startswith("val fold 0: 1 images (aeroplane 0, bicycle 1,") for line in lines)
     assert any("made SegmentationClassAug: 4 masks, 2 of them VOC's own" in line for line in lines)
+
+
+def test_instances_of_both_archives(voc_tar, sbd_with_instances, tmp_path):
+    root = tmp_path / "out"
+    lines = prepare("pascal5i", root, [voc_tar, sbd_with_instances])
+    assert "made SegmentationObjectAug: 4 masks, 2 of them VOC's own" in lines
+    assert "instances (masks): 5 objects in 4 images" in lines
+    dataset = Pascal5i(str(root))
+    assert dataset.object_index() == {
+        "s1": {1: (12, 18), 2: (12, 30)},
+        "s2": {1: (13, 30)},
+        "t1": {1: (1, 48)},  # the void row of this mask is the object's
+        "v1": {1: (2, 48)},
+    }
+    assert not left_over(root)
+    assert check("pascal5i", root) == prepare("pascal5i", root)
+
+
+def test_instances_can_be_added_later(voc_tar, sbd_tgz, sbd_with_instances, tmp_path):
+    root = tmp_path / "out"
+    lines = prepare("pascal5i", root, [voc_tar, sbd_tgz])
+    lack = "instances: masks of 2 of 4 images, no SegmentationObject/s1.png (interactive tasks need them)"
+    assert lack in lines
+    before = {p: p.stat().st_mtime_ns for p in root.rglob("*.png")}
+    lines = prepare("pascal5i", root, [sbd_with_instances])
+    assert "made SegmentationObjectAug: 4 masks, 2 of them VOC's own" in lines
+    assert not any(line.startswith("made SegmentationClassAug") for line in lines)
+    assert lack not in check("pascal5i", root)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_check_finds_a_broken_instance_mask(voc_tar, sbd_with_instances, tmp_path):
+    root = tmp_path / "out"
+    prepare("pascal5i", root, [voc_tar, sbd_with_instances])
+    path = root / "SegmentationObjectAug/s1.png"
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(FewsegError, match=r"SegmentationObjectAug/s1.png: got a file that cannot be read"):
+        check("pascal5i", root)
+    path.unlink()
+    assert any("no SegmentationObjectAug/s1.png" in line for line in check("pascal5i", root))
 
 
 def test_one_archive_after_the_other(voc_tar, sbd_tgz, tmp_path):
@@ -258,6 +318,9 @@ def test_a_broken_mat_file_is_an_error(tmp_path):
     mat(tmp_path / "a.mat", np.full((2, 2), 21, np.uint8))
     with pytest.raises(FewsegError, match="labels 0 to 20"):
         read_sbd(tmp_path / "a.mat")
+    instances(tmp_path / "i.mat", np.uint8([[0, 3]]), [5, 5])
+    with pytest.raises(FewsegError, match="labels 0 to 2 of an image"):  # a third instance without a class
+        read_sbd(tmp_path / "i.mat")
     scipy.io.savemat(str(tmp_path / "b.mat"), {"other": 1})
     (tmp_path / "c.mat").write_bytes(b"MATLAB 5.0 nonsense")
     for name in ("b.mat", "c.mat", "absent.mat"):

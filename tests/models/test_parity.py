@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fewseg.episode import Features
+from fewseg.functional.clicks import click_maps, pad_clicks
 from fewseg.models.fgbg import PaperFgBgNetwork
 from fewseg.models.guided import PaperGuidedNetwork
 from fewseg.models.panet import PaperPANetNetwork
@@ -106,6 +107,15 @@ def test_panet():
     network.load_original(list(arrays(VGG)))
     expected = [1.594757412e01, 2.703854351e00, 1.168158755e01, 1.077923022e01, 9.833581899e00]
     assert figures(run(network, image(1001), dense())) == pytest.approx(expected, abs=1e-8)
+
+
+def test_fbrs_distance_maps():
+    """The original's first channel is that of the positive click: its corner is the farther one."""
+    clicks = pad_clicks([[(40, 60, 1), (10, 20, 0), (80, 100, 0)]])
+    maps = click_maps(clicks, (H, W), "tanh", torch.float64).flip(1)  # from float32, as there
+    assert maps.shape == (1, 2, H, W)
+    expected = [3.096321971e-01, 1.277702020e-01, 5.040346384e-01, 1.703287661e-01, 2.431030720e-01]
+    assert figures(maps) == pytest.approx(expected, abs=1e-8)
 
 
 @pytest.mark.parametrize(

@@ -54,16 +54,44 @@ def fake_run(
             )
         )
     parts = {"config": config, "fold": fold, "n_shot": n_shot, "n_points": n_points, "seed": seed}
-    run, training = out / content_id(parts), content_id({"config": config, "fold": fold, "seed": seed})
+    training = content_id({"config": config, "fold": fold, "seed": seed})
+    curve = "".join(
+        f"{step},{level * (1 - np.exp(-step / 80)):.4f},{np.exp(-step / 80):.4f}\n" for step in range(0, 401, 20)
+    )
+    write_text(out / "trainings" / training / "curve.csv", "step,miou,loss\n" + curve)
+    return _finish(out, parts, rows, {"training": training, **extra})
+
+
+def fake_clicks(out: Path, config: str, fold: int, n_clicks: int = 6, n: int = 20, seed: int = 0, **extra) -> Path:
+    """A run of the robot: every object is clicked, and each click halves what is wrong, or a little less."""
+    random = np.random.RandomState(100 * fold + len(config) + seed)
+    rows = []
+    for i in range(n):
+        left = 0.9 - QUALITY.get(config, 0.4) * random.rand()
+        for click in range(1, n_clicks + 1):
+            left *= 0.5 + 0.3 * random.rand()
+            tp = round(1000 * (1 - left))
+            row = Row(i, f"q{i // 2}", "", fold * 5 + 1 + i % 5, tp, 0, 1000 - tp, 9000, 1, click)
+            seconds = {"seconds_encode": 0.02 * (click == 1), "seconds_guide": 0.0, "seconds_segment": 0.01}
+            refined = {"seconds_refine": 0.1} if "+" in config else {}
+            rows.append(row._replace(**seconds, **refined, seconds_robot=0.003))
+    parts = {"config": config, "fold": fold, "n_shot": 0, "n_points": None, "seed": seed}
+    training = content_id({"config": config.split("+")[0], "fold": fold, "seed": seed})  # variants share it
+    told = {"task": "interactive", "protocol": "interactive", "training": training}
+    return _finish(out, parts, rows, {**told, **extra})
+
+
+def _finish(out: Path, parts: dict, rows: list[Row], extra: dict) -> Path:
+    config, fold = parts["config"], parts["fold"]
+    run = out / content_id({**parts, **{k: extra[k] for k in ("protocol", "dataset") if k in extra}})
     write_rows(run / "episodes.parquet", rows)
     figures = {
         "method": METHOD.get(config, "Other"),
         "dataset": "shapes5i",
         "task": "semantic",
         "protocol": "clean",
-        "training": training,
         "n_folds": 4,
-        "episode_list_sha256": content_id({"fold": fold, "n_shot": n_shot, "n_points": n_points}),
+        "episode_list_sha256": content_id({name: parts[name] for name in ("fold", "n_shot", "n_points")}),
         "n_parameters": 14_714_688,
         "n_trained_parameters": 0 if config == "fgbg" else 14_714_688,
         "seconds_train": 12.5,
@@ -74,10 +102,6 @@ def fake_run(
         **extra,
     }
     finish_run(run, parts, rows, figures)
-    curve = "".join(
-        f"{step},{level * (1 - np.exp(-step / 80)):.4f},{np.exp(-step / 80):.4f}\n" for step in range(0, 401, 20)
-    )
-    write_text(out / "trainings" / training / "curve.csv", "step,miou,loss\n" + curve)
     return run
 
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from fake_benchmark import add_pictures, fake_run
+from fake_benchmark import add_pictures, fake_clicks, fake_run
 
 from fewseg.results import leaderboard, summarise, write_json, write_text
 
@@ -147,3 +147,51 @@ def test_the_index_names_what_is_published(script):
         assert f"`{entry['command']}`" in (ROOT / "experiments" / "results" / f"{name}.md").read_text(encoding="utf-8")
         dense = {(r["config"], r["protocol"], r["n_shot"]) for r in rows if r["n_points"] is None}
         assert {(e["config"], e["protocol"], e["n_shot"]) for e in entry["dense_intervals"]} == dense
+
+
+def test_a_benchmark_of_clicks_points_and_classes_is_published(script, tmp_path, root):
+    out = tmp_path / "runs"
+    for config in ("panet", "panet+AJ"):
+        for fold in (0, 1):
+            fake_clicks(out, config, fold, method="PANet")
+    for fold in (0, 1):
+        fake_run(out, "panet", fold, method="PANet")
+    for n_points in (1, None):
+        fake_run(out, "panet", 0, 1, n_points, task="interactive", protocol="interactive-points", dataset="voc400")
+    script.publish(out, "fake", "make fake", root)
+    readme = (root / "README.md").read_text()
+    lines = leaderboard(summarise(out), out)
+    assert "**shapes5i, interactive**\n\n| config | mIoU after 6 clicks | IoU@1 | IoU@5 | NoC@80 |" in readme
+    clicked = sorted((line for line in lines if line.clicks), key=lambda line: -line.clicks.iou[0])
+    start = readme.index("**shapes5i, interactive**")
+    rows = [[c.strip() for c in row.split("|")[1:-1]] for row in readme[start:].splitlines()[4:6]]
+    assert [row[0].split()[0] for row in rows] == [line.config for line in clicked]
+    assert [row[2] for row in rows] == [f"{line.clicks.iou[0]:.3f}" for line in clicked]
+    assert [row[6] for row in rows] == [f"{line.figures['noc90']:.2f}" for line in clicked]
+    assert [bool(row[-1]) for row in rows] == [line.config == "panet+AJ" for line in clicked]  # seconds of refinement
+    assert "| config | K | positive IU, P = 1 | positive IU, P = dense | s/update, longest |" in readme
+    assert "**shapes5i, clean**\n\n| config | 1 shot, dense | FB-IoU | s/update |" in readme
+    assert "NoC@t: clicks until" in readme
+    curves = (root / "experiments" / "results" / "fake-curves.csv").read_text()
+    assert "panet,0,0,20," in curves
+    assert "+AJ" not in curves  # a variant has no training of its own
+    ours = lines_of(script.pages(root)[root / "docs" / "methods" / "panet.md"], "| ours")
+    assert [row[:4] for row in ours] == [
+        ["ours: panet", "shapes5i (fake)", "mIoU, 6 clicks", "0"],
+        ["ours: panet+AJ", "shapes5i (fake)", "mIoU, 6 clicks", "0"],
+        ["ours: panet", "shapes5i (fake)", "mIoU", "1"],
+    ]
+    assert all(row[9] for row in ours)
+    assert len({row[9] for row in ours}) > 1
+
+
+def test_an_interval_is_that_of_its_own_data_set(script):
+    entry = {
+        "dense_intervals": [
+            {"config": "a", "protocol": "p", "dataset": d, "n_shot": 1, "ci95": [x, x]}
+            for d, x in (("d", 0.1), ("e", 0.2))
+        ]
+    }
+    common = {"method": "M", "config": "a", "task": "semantic", "protocol": "p", "n_points": None, "n_shot": 1}
+    rows = [{**common, "dataset": name, "fold": 0, "seed": 0, "miou": 0.5} for name in ("d", "e")]
+    assert [script._own_line(line, "x", entry)[9] for line in leaderboard(rows)] == ["10.0 to 10.0", "20.0 to 20.0"]

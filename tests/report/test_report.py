@@ -5,10 +5,17 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
-from fake_benchmark import QUALITY, add_pictures, fake_run
+from fake_benchmark import QUALITY, add_pictures, fake_clicks, fake_run
 
 from fewseg.report import build_report
-from fewseg.report.figures import forest, guidance_spread, styles
+from fewseg.report.figures import (
+    against_clicks,
+    against_seconds,
+    forest,
+    guidance_spread,
+    positive_against_points,
+    styles,
+)
 from fewseg.results import Comparison, collect, leaderboard, write_json, write_text
 
 
@@ -264,3 +271,56 @@ def test_how_much_the_guidance_varies(tmp_path):
     assert list(between.y) == [0.25, 0.25]
     assert figure.layout.yaxis.type == figure.layout.yaxis2.type == "log"
     assert guidance_spread([line for line in lines if line.config == "fgbg"], styles(["fgbg"])) is None
+
+
+def test_clicks_have_curves_and_columns(tmp_path):
+    for config in ("guided", "guided+AJ"):
+        for fold in (0, 1):
+            fake_clicks(tmp_path, config, fold)
+    add_pictures(fake_clicks(tmp_path, "guided", 0))
+    index = next(tmp_path.glob("*/pictures/index.json"))
+    index.write_text(json.dumps([entry | {"clicks": 6} for entry in json.loads(index.read_text())]))
+    found = page(tmp_path)
+    assert "Objects: accuracy against clicks" in found.text
+    assert "Objects: accuracy against seconds" in found.text
+    assert "Objects: positive IoU" not in found.text
+    assert "NoC@t: clicks until an IoU of t %" in found.text
+    assert "after 6 clicks (fold 0" in found.text
+    lines = leaderboard(collect(tmp_path), tmp_path)
+    plain, refined = lines
+    assert found.column("IoU@1") == [f"{line.figures['iou_at_1']:.3f}" for line in _best_first(lines)]
+    assert found.column("NoC@90") == [f"{line.figures['noc90']:.2f}" for line in _best_first(lines)]
+    look = styles(["guided", "guided+AJ"])
+    ((caption, figure),) = against_clicks(lines, look)
+    assert caption == "K = 0, P = dense"
+    band, curve, _, other = figure.data
+    assert list(curve.x) == [1, 2, 3, 4, 5, 6]
+    assert list(curve.y) == pytest.approx(list(plain.clicks.iou))
+    assert (curve.name, other.name, band.showlegend) == ("guided", "guided+AJ", False)
+    assert all(low <= y <= high for y, high, low in zip(curve.y, band.y[:6], band.y[:5:-1], strict=True))
+    ((_, figure),) = against_seconds(lines, look)
+    slow = figure.data[3]
+    assert list(slow.x) == pytest.approx([0.03 + 0.1 + 0.11 * k for k in range(6)])
+    assert list(slow.y) == pytest.approx(list(refined.clicks.iou))
+    assert figure.layout.xaxis.type == "log"
+
+
+def _best_first(lines):
+    return sorted(lines, key=lambda line: -line.miou)
+
+
+def test_points_of_objects_have_a_curve_with_the_time_of_an_update(tmp_path):
+    for n_points in (1, 2, 10, None):
+        for config in ("guided", "fgbg"):
+            fake_run(tmp_path, config, 0, 1, n_points, task="interactive", protocol="interactive-points")
+    lines = leaderboard(collect(tmp_path), tmp_path)
+    ((caption, figure),) = positive_against_points(lines, styles(["guided", "fgbg"]))
+    assert caption.startswith("K = 1; in brackets")
+    assert [trace.name for trace in figure.data] == ["fgbg (30 ms)", "guided (30 ms)"]
+    assert list(figure.layout.xaxis.categoryarray) == ["1", "2", "10", "dense"]
+    own = {line.n_points: line.figures["positive_iou"] for line in lines if line.config == "guided"}
+    assert list(figure.data[1].y) == [own[1], own[2], own[10], own[None]]
+    assert "Objects: positive IoU against points" in page(tmp_path).text
+    fake_clicks(tmp_path, "guided", 0)
+    assert "Objects: positive IoU against points (shapes5i, interactive, interactive-points)" in page(tmp_path).text
+    assert positive_against_points([line for line in lines if line.n_points == 1], styles(["guided", "fgbg"])) == []

@@ -1,8 +1,20 @@
 """Data sets: folders of images and masks behind one interface, ``FewShotDataset``. No torch in here."""
 
 from fewseg.datasets.base import FewShotDataset
+from fewseg.datasets.clicks import ClickFolder
+from fewseg.datasets.coco import Coco20i
+from fewseg.datasets.davis import Davis
 from fewseg.datasets.pascal import Pascal5i, Voc400
 from fewseg.datasets.shapes import Shapes5i
 from fewseg.datasets.voc import VocDataset
 
-__all__ = ["FewShotDataset", "Pascal5i", "Shapes5i", "Voc400", "VocDataset"]
+__all__ = [
+    "ClickFolder",
+    "Coco20i",
+    "Davis",
+    "FewShotDataset",
+    "Pascal5i",
+    "Shapes5i",
+    "Voc400",
+    "VocDataset",
+]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import abc
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
+from fewseg.episode import VOID
 from fewseg.errors import FewsegError
 
 Image = npt.NDArray[np.uint8]  # (H, W, 3) RGB
@@ -29,6 +32,48 @@ class Index(NamedTuple):
     fingerprint: str
 
 
+class ObjectEntry(NamedTuple):
+    """An object of an image: the class that most of its pixels show, and its size in pixels."""
+
+    class_id: int
+    area: int
+
+
+class ObjectIndex(NamedTuple):
+    """What one scan of all label and object maps found.
+
+    Args:
+        entries: image id -> object number -> its class and area; an image without objects has an empty dict.
+        fingerprint: SHA-256 over the lists of the splits and both maps of every image.
+    """
+
+    entries: dict[str, dict[int, ObjectEntry]]
+    fingerprint: str
+
+
+def object_entries(label: LabelMap, objects: LabelMap) -> dict[int, ObjectEntry]:
+    """Class and area of each object of an image.
+
+    The class is the one that most pixels of the object show (the smaller id of two that are even); background and void
+    do not count. An object without a pixel of any class is left out, for it has no class.
+
+    Args:
+        label: (H, W) class ids, 0 background, 255 void.
+        objects: (H, W) object numbers, 0 background, 255 void.
+
+    >>> object_entries(np.uint8([[3, 3, 7, 255], [7, 0, 0, 0]]), np.uint8([[1, 1, 1, 1], [4, 4, 0, 255]]))
+    {1: ObjectEntry(class_id=3, area=4), 4: ObjectEntry(class_id=7, area=2)}
+    """
+    pairs = np.bincount(objects.ravel().astype(np.intp) * (VOID + 1) + label.ravel(), minlength=(VOID + 1) ** 2)
+    counts = pairs.reshape(VOID + 1, VOID + 1)  # [object, class]
+    with_class = counts[:, 1:VOID]
+    return {
+        int(number): ObjectEntry(int(with_class[number].argmax()) + 1, int(counts[number].sum()))
+        for number in np.flatnonzero(with_class.any(1))
+        if number not in (0, VOID)
+    }
+
+
 class FewShotDataset(abc.ABC):
     """Images with class label maps, their splits and their folds. Reads files; knows nothing of episodes or torch.
 
@@ -38,6 +83,8 @@ class FewShotDataset(abc.ABC):
         n_folds: fold ``f`` holds out one contiguous block of the classes.
         splits: the lists of images that ``index`` covers.
         root: the data set's own tree.
+        object_source: where instances come from: annotated ``"masks"``, or ``"components"``, which are the
+            8-connected components of each class in the label map.
     """
 
     name: str
@@ -45,6 +92,8 @@ class FewShotDataset(abc.ABC):
     n_folds: int = 4
     splits: tuple[str, ...] = ("train", "val")
     root: Path
+    object_source: Literal["masks", "components"] = "masks"
+    _objects: ObjectIndex | None = None
 
     @abc.abstractmethod
     def ids(self, split: str) -> tuple[str, ...]:
@@ -60,11 +109,56 @@ class FewShotDataset(abc.ABC):
 
     @abc.abstractmethod
     def objects(self, image_id: str) -> LabelMap:
-        """(H, W) uint8 instance numbers from 1, 0 background, 255 void; an error where there are none."""
+        """(H, W) uint8 instance numbers from 1, 0 background, 255 void; an error where the data has no instances."""
 
     @abc.abstractmethod
     def index(self) -> Index:
         """Areas and fingerprint of all images of all splits, scanned once and cached."""
+
+    def maps(self, image_id: str) -> tuple[LabelMap, LabelMap]:
+        """Label map and object map of an image, each (H, W).
+
+        Raises:
+            FewsegError: their sizes differ.
+        """
+        label, objects = self.label(image_id), self.objects(image_id)
+        if label.shape != objects.shape:
+            raise FewsegError(
+                f"{self.name} {image_id}",
+                f"an object mask of {objects.shape[0]} x {objects.shape[1]} pixels",
+                f"the class mask's {label.shape[0]} x {label.shape[1]} (height x width)",
+                "the masks are not a pair: restore both from the original data",
+            )
+        return label, objects
+
+    def object_index(self) -> dict[str, dict[int, ObjectEntry]]:
+        """Image id -> object number -> class and area, over all images of all splits; scanned once.
+
+        An image without an object has an empty dict. Objects of a single pixel are listed.
+        """
+        return self._object_index().entries
+
+    def object_fingerprint(self) -> str:
+        """SHA-256 that names classes and instances, as ``index().fingerprint`` names the classes."""
+        return self._object_index().fingerprint
+
+    def _object_index(self) -> ObjectIndex:
+        if self._objects is None:
+            self._objects = self._scan_objects()
+        return self._objects
+
+    def _scan_objects(self) -> ObjectIndex:
+        lists = {split: self.ids(split) for split in self.splits}
+        digest = hashlib.sha256(json.dumps(lists, sort_keys=True).encode())
+        entries: dict[str, dict[int, ObjectEntry]] = {}
+        every_id = sorted(set().union(*lists.values()))
+        for image_id in tqdm(every_id, desc=f"scanning the objects of {self.name}", delay=2, leave=False):
+            label, objects = self.maps(image_id)
+            entries[image_id] = object_entries(label, objects)
+            digest.update(f"{image_id} {label.shape} ".encode())
+            digest.update(np.ascontiguousarray(label).data)
+            digest.update(np.ascontiguousarray(objects).data)
+        return ObjectIndex(entries, digest.hexdigest())
 
     def image_stamp(self, ids: Iterable[str]) -> str:
         """Text that differs where the pixels of images differ: SHA-256 over them, or what a data set finds out sooner.

@@ -1,7 +1,8 @@
 """PASCAL-5i (Shaban et al., 2017): the twenty classes of VOC 2012 in four folds of five, in alphabetical order.
 
-Masks are SegmentationClassAug: VOC's own, and those of SBD (Hariharan et al., 2011) for images that VOC does not
-segment; ``fewseg data prepare pascal5i`` builds them. Lists: ``train`` (1464 images) and ``val`` (1449) of VOC 2012,
+Masks are SegmentationClassAug, instances SegmentationObjectAug: VOC's own, and those of SBD (Hariharan et al., 2011)
+for images that VOC does not segment; ``fewseg data prepare pascal5i`` builds both. Lists: ``train`` (1464 images) and
+``val`` (1449) of VOC 2012,
 ``trainaug`` (10582: all masks but those of val).
 """
 
@@ -87,6 +88,8 @@ class Pascal5i(VocDataset):
         root: the tree; without it ``$FEWSEG_DATA/pascal5i``.
         labels: folder of the class masks.
         splits: the lists to use.
+        objects: folder of the instance masks, or ``"components"``; without it ``SegmentationObjectAug`` (with labels
+            ``SegmentationClassAug``) or ``SegmentationObject`` where they exist, else components.
     """
 
     name = "pascal5i"
@@ -96,8 +99,13 @@ class Pascal5i(VocDataset):
         root: str | None = None,
         labels: str = "SegmentationClassAug",
         splits: tuple[str, ...] = ("train", "trainaug", "val"),
+        objects: str | None = None,
     ) -> None:
-        super().__init__(root, labels, splits)
+        super().__init__(root, labels, splits, objects)
+
+    def _object_folders(self) -> tuple[str, ...]:
+        augmented = ("SegmentationObjectAug",) if self.labels == "SegmentationClassAug" else ()
+        return (*augmented, "SegmentationObject")
 
     def foreign_list(self, name: str) -> tuple[ForeignItem, ...]:
         """The list of another code base from ``<root>/splits`` or ``$FEWSEG_DATA/splits/pascal``: ``foreign_list``."""
@@ -108,8 +116,9 @@ class Voc400(VocDataset):
     """A subset of the segmented images of VOC 2012, for development; never to be reported as PASCAL-5i.
 
     It deviates from PASCAL-5i: 1015 of the 1449 images of VOC's val, resized so that the longer side has 400 pixels
-    (JPEG quality 88, labels nearest), without instances. ``train`` and ``val`` are the same list, so the protocol must
-    drop every image with a novel class from training, which keeps images and classes apart.
+    (JPEG quality 88, labels nearest), without instances: connected components stand in for them. ``train`` and ``val``
+    are the same list, so the protocol must drop every image with a novel class from training, which keeps images and
+    classes apart.
 
     Args:
         root: the tree; without it ``$FEWSEG_DATA/voc400``.

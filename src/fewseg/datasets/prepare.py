@@ -29,16 +29,22 @@ from typing import IO, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from fewseg.datasets.base import FewShotDataset, LabelMap
+from fewseg.datasets.base import LabelMap
+from fewseg.datasets.files import FileDataset
 from fewseg.datasets.pascal import FOREIGN_LISTS, Pascal5i, foreign_list
 from fewseg.datasets.paths import data_root, write_atomic
 from fewseg.datasets.shapes import MARKER, Shapes5i, default_tree, read_marker
 from fewseg.datasets.voc import LISTS, VOC_CLASSES, read_ids, write_label
+from fewseg.episode import VOID
 from fewseg.errors import FewsegError
 
 NAMES = ("pascal5i", "shapes")
 RECORD = "fewseg-archives.json"  # in the tree: SHA-256 and size of every archive that it was made from
-PARTS = ("JPEGImages", "SegmentationClass", "SegmentationObject", LISTS, "SegmentationClassAug")
+PARTS = (
+    *("JPEGImages", "SegmentationClass", "SegmentationObject", LISTS),  # VOC
+    *("SegmentationClassAug", "SegmentationObjectAug"),
+)
+INSTANCES = ("SegmentationObject", "SegmentationObjectAug")  # optional
 MAX_RATIO, ALLOWANCE = 100, 64 << 20  # an archive may unpack to 100 times its size, and to 64 MiB anyway
 CHUNK = 1 << 20
 
@@ -103,7 +109,7 @@ def check(name: str, root: str | Path | None = None) -> list[str]:
         raise FewsegError(
             tree,
             f"no {', no '.join(missing)}",
-            f"a VOC 2012 tree with {', '.join(PARTS)}",
+            f"a VOC 2012 tree with {', '.join(part for part in PARTS if part not in INSTANCES)}",
             f"run `fewseg data prepare pascal5i --root {tree} --archive FILE` with "
             + (VOC.file if missing[0] in PARTS[:4] else f"SBD's {SBD.file} or a zip of SegmentationClassAug"),
         )
@@ -127,7 +133,7 @@ def _known(name: str) -> str:
     return name
 
 
-def _describe(dataset: FewShotDataset) -> list[str]:
+def _describe(dataset: FileDataset) -> list[str]:
     index = dataset.index()
     for image_id in tqdm(index.areas, desc=f"reading {dataset.name}", delay=1, mininterval=1, leave=False):
         dataset.pair(image_id)  # raises where an image is truncated or not of its mask's size
@@ -141,12 +147,24 @@ def _describe(dataset: FewShotDataset) -> list[str]:
             images = sum(any(c in index.areas[image_id] for c in novel) for image_id in ids)
             classes = ", ".join(f"{dataset.class_names[c - 1]} {count[c]}" for c in novel)
             lines.append(f"{split} fold {fold}: {images} images ({classes})")
-    return lines
+    return [*lines, _describe_objects(dataset)]
+
+
+def _describe_objects(dataset: FileDataset) -> str:
+    ids = dataset.index().areas
+    have = [i for i in ids if all(path.is_file() for path in dataset.object_paths(i))]
+    if len(have) < len(ids):  # instances are optional: SBD's may be absent
+        lack = next(i for i in ids if i not in have)
+        paths = " or ".join(str(path.relative_to(dataset.root)) for path in dataset.object_paths(lack))
+        return f"instances: masks of {len(have)} of {len(ids)} images, no {paths} (interactive tasks need them)"
+    entries = dataset.object_index().values()
+    with_objects = sum(bool(found) for found in entries)
+    return f"instances ({dataset.object_source}): {sum(map(len, entries))} objects in {with_objects} images"
 
 
 def _missing(tree: Path) -> list[str]:
     """The parts of PASCAL-5i that a tree lacks; instances are optional."""
-    needed = [part for part in PARTS if part != "SegmentationObject"]
+    needed = [part for part in PARTS if part not in INSTANCES]
     needed += [f"{LISTS}/{split}.txt" for split in ("train", "val", "trainaug")]
     return [part for part in needed if not (tree / part).exists()]
 
@@ -165,7 +183,7 @@ def _prepare_pascal(tree: Path, sources: list[Path]) -> list[str]:
         if source.is_file():
             md5 = next((archive.md5 for archive in (VOC, SBD) if archive.file == source.name), None)
             record[source.name] = verify(source, md5, record.get(source.name))
-    if not _missing(tree):
+    if not _missing(tree) and not (sources and any(not (tree / part).is_dir() for part in INSTANCES)):
         return []
     tree.mkdir(parents=True, exist_ok=True)
     with _temporary(tree) as temporary:
@@ -181,7 +199,10 @@ def _prepare_pascal(tree: Path, sources: list[Path]) -> list[str]:
             return lines
         sbd = [p.parent for f in folders for p in f.rglob("cls") if (p.parent / "train.txt").is_file()]
         if sbd and not (tree / "SegmentationClassAug").exists():
-            lines.append(_convert_sbd(sbd[0], tree, temporary))
+            lines.append(_convert_sbd(sbd[0] / "cls", tree, temporary, "SegmentationClass"))
+        sbd = [folder for folder in sbd if (folder / "inst").is_dir() and (tree / "SegmentationObject").is_dir()]
+        if sbd and not (tree / "SegmentationObjectAug").exists():
+            lines.append(_convert_sbd(sbd[0] / "inst", tree, temporary, "SegmentationObject"))
     if (tree / "SegmentationClassAug").is_dir() and not (tree / LISTS / "trainaug.txt").exists():
         lines.append(_write_trainaug(tree))
     return lines
@@ -235,23 +256,32 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _convert_sbd(folder: Path, tree: Path, temporary: Path) -> str:
-    """Writes SegmentationClassAug: a mask of every SBD image, VOC's own mask where VOC has one."""
-    made = temporary / "SegmentationClassAug"
+def _convert_sbd(folder: Path, tree: Path, temporary: Path, voc: str) -> str:
+    """Writes ``<voc>Aug``: a mask of every SBD image, VOC's own mask where VOC has one.
+
+    Args:
+        folder: SBD's ``cls`` (class masks) or ``inst`` (instances); its lists lie beside.
+        tree: where to.
+        temporary: a folder on the same disk.
+        voc: folder of VOC's masks of that kind.
+    """
+    made = temporary / f"{voc}Aug"
     made.mkdir()
-    ids = sorted({image_id for split in ("train", "val") for image_id in read_ids(folder / f"{split}.txt")})
-    own = sorted((tree / "SegmentationClass").glob("*.png"))
+    ids = sorted({image_id for split in ("train", "val") for image_id in read_ids(folder.parent / f"{split}.txt")})
+    own = sorted((tree / voc).glob("*.png"))
     voc_ids = {path.stem for path in own}
-    for image_id in tqdm([i for i in ids if i not in voc_ids], desc="converting SBD", delay=1, mininterval=1):
-        write_label(made / f"{image_id}.png", read_sbd(folder / "cls" / f"{image_id}.mat"))
+    for image_id in tqdm([i for i in ids if i not in voc_ids], desc=f"converting SBD {folder.name}", delay=1):
+        write_label(made / f"{image_id}.png", read_sbd(folder / f"{image_id}.mat"))
     for path in own:
         _link(str(path), str(made / path.name))
-    made.replace(tree / "SegmentationClassAug")
-    return f"made SegmentationClassAug: {len(set(ids) | voc_ids)} masks, {len(voc_ids)} of them VOC's own"
+    made.replace(tree / made.name)
+    return f"made {made.name}: {len(set(ids) | voc_ids)} masks, {len(voc_ids)} of them VOC's own"
 
 
 def read_sbd(path: Path) -> LabelMap:
-    """The class mask (H, W) uint8 of a .mat file of SBD, 0 background; SBD marks no void.
+    """The mask (H, W) uint8 of a .mat file of SBD, 0 background; SBD marks no void.
+
+    A file of SBD's ``cls`` holds classes 1 to 20, one of ``inst`` holds instances from 1 and a class for each.
 
     Raises:
         FewsegError: the file is absent or not SBD's.
@@ -259,13 +289,20 @@ def read_sbd(path: Path) -> LabelMap:
     import scipy.io  # here, for it is slow to import and nothing else needs it
 
     try:
-        label = np.asarray(scipy.io.loadmat(str(path))["GTcls"]["Segmentation"][0, 0])
+        content = scipy.io.loadmat(str(path))
+        kind = "GTinst" if "GTinst" in content else "GTcls"
+        label = np.asarray(content[kind]["Segmentation"][0, 0])
+        largest = len(VOC_CLASSES) if kind == "GTcls" else np.size(content[kind]["Categories"][0, 0])
     except Exception as error:  # a damaged .mat makes scipy raise nearly anything
         raise FewsegError(
-            path, f"a file that cannot be read ({error})", "GTcls.Segmentation of SBD", f"get a whole {SBD.file}"
+            path,
+            f"a file that cannot be read ({error})",
+            "GTcls.Segmentation, or GTinst.Segmentation and GTinst.Categories, of SBD",
+            f"get a whole {SBD.file}",
         ) from None
-    if label.ndim != 2 or label.min(initial=0) < 0 or label.max(initial=0) > len(VOC_CLASSES):
-        raise FewsegError(path, "other values", "labels 0 to 20 of an image", f"get a whole {SBD.file}")
+    largest = min(largest, VOID - 1)
+    if label.ndim != 2 or label.min(initial=0) < 0 or label.max(initial=0) > largest:
+        raise FewsegError(path, "other values", f"labels 0 to {largest} of an image", f"get a whole {SBD.file}")
     return label.astype(np.uint8)
 
 
@@ -376,8 +413,8 @@ def _refused(archive: Path, name: str, reason: str) -> FewsegError:
 def _needed(path: PurePosixPath) -> bool:
     folder = f"/{path.parent}"
     wanted = folder.endswith(
-        tuple(f"/{part}" for part in (*PARTS, "cls"))
-    )  # cls holds SBD's masks, its lists lie beside
+        tuple(f"/{part}" for part in (*PARTS, "cls", "inst"))
+    )  # cls and inst hold SBD's masks, its lists lie beside
     return (wanted or path.name in ("train.txt", "val.txt")) and not path.name.startswith(
         "."
     )  # macOS leaves ._ files in zips

@@ -5,19 +5,16 @@ Source of the layout: Everingham et al., "The PASCAL Visual Object Classes Chall
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import PIL.Image
-from tqdm import tqdm
 
-from fewseg.datasets.base import FewShotDataset, Image, Index, LabelMap
-from fewseg.datasets.paths import cache_dir, resolve_root, write_atomic
+from fewseg.datasets.base import Image, LabelMap
+from fewseg.datasets.components import MIN_AREA, components
+from fewseg.datasets.files import FileDataset
+from fewseg.datasets.paths import resolve_root
 from fewseg.episode import VOID
 from fewseg.errors import FewsegError
 
@@ -28,7 +25,7 @@ VOC_CLASSES = (
     *("pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 LISTS = "ImageSets/Segmentation"
-INDEX_VERSION = 1  # of the cache file
+COMPONENTS = "components"  # in place of a folder of instance masks
 
 
 def voc_palette() -> list[int]:
@@ -76,26 +73,32 @@ def _read(path: Path) -> bytes:
         ) from None
 
 
-def read_label(path: Path, n_classes: int = 255) -> LabelMap:
+def read_label(path: Path, n_classes: int = 255, equal_channels: bool = False) -> LabelMap:
     """Reads an index mask, a palette or grey PNG, as (H, W) uint8: 0 background, 255 void.
 
     Args:
         path: the mask.
         n_classes: the largest label that is not void.
+        equal_channels: whether a colour file whose red, green and blue are equal is a grey mask.
 
     Raises:
         FewsegError: the file is absent or broken, holds colours instead of labels, or a label above ``n_classes``.
     """
     try:
         with PIL.Image.open(path) as mask:
-            if mask.mode not in ("P", "L"):
+            label: LabelMap | None = None
+            if mask.mode in ("P", "L", "1"):
+                label = np.array(mask, dtype=np.uint8)
+            elif equal_channels and mask.mode in ("RGB", "RGBA", "LA"):
+                colours = np.asarray(mask.convert("RGB"))
+                label = colours[..., 0].copy() if (colours == colours[..., :1]).all() else None
+            if label is None:
                 raise FewsegError(
                     path,
-                    f"a PNG of mode {mask.mode}",
+                    f"an image of mode {mask.mode}",
                     "an index mask (palette or 8-bit grey PNG)",
-                    "convert colours to class indices",
+                    "convert colours to indices",
                 )
-            label: LabelMap = np.array(mask, dtype=np.uint8)
     except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:  # PIL calls a broken PNG a SyntaxError
         got = "no such file" if isinstance(error, FileNotFoundError) else f"a file that cannot be read ({error})"
         raise FewsegError(path, got, "a whole PNG mask", "restore it from the original data, or fix the list") from None
@@ -129,16 +132,18 @@ def read_ids(path: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(Path(word).stem if "/" in word else word for word in words))
 
 
-class VocDataset(FewShotDataset):
+class VocDataset(FileDataset):
     """A tree in the layout of PASCAL VOC.
 
-    Images are ``JPEGImages/<id>.jpg``, masks ``<labels>/<id>.png``, instances ``SegmentationObject/<id>.png`` where
-    there are any, lists ``ImageSets/Segmentation/<split>.txt``.
+    Images are ``JPEGImages/<id>.jpg``, masks ``<labels>/<id>.png``, instances ``<objects>/<id>.png``, lists
+    ``ImageSets/Segmentation/<split>.txt``.
 
     Args:
         root: the tree; without it ``$FEWSEG_DATA/<name>``.
         labels: folder of the class masks.
         splits: the lists to use.
+        objects: folder of the instance masks, or ``"components"`` for the connected components of the class masks;
+            without it ``SegmentationObject`` where that folder exists, else components.
     """
 
     name = "voc"
@@ -149,18 +154,30 @@ class VocDataset(FewShotDataset):
         root: str | None = None,
         labels: str = "SegmentationClass",
         splits: tuple[str, ...] = ("train", "val"),
+        objects: str | None = None,
     ) -> None:
         self.root = resolve_root(self.name, root)
         self.labels, self.splits = labels, tuple(splits)
-        self._index: Index | None = None
-        for folder in ("JPEGImages", labels, LISTS):
+        if objects is None:
+            there = (folder for folder in self._object_folders() if (self.root / folder).is_dir())
+            objects = next(there, COMPONENTS)
+        self.object_folder = objects
+        self.object_source = "components" if objects == COMPONENTS else "masks"
+        options = {"JPEGImages": "root", labels: "labels", LISTS: "root"}
+        if objects != COMPONENTS:
+            options[objects] = "objects"
+        for folder, option in options.items():
             if not (self.root / folder).is_dir():
                 raise FewsegError(
-                    "--data.dataset.labels" if folder == labels else "--data.dataset.root",
+                    f"--data.dataset.{option}",
                     f"{self.root} without {folder}/",
-                    f"a VOC tree: JPEGImages/, {labels}/ and {LISTS}/",
+                    f"a VOC tree: {'/, '.join(options)}/",
                     "name the folder that holds them (`fewseg data prepare` builds one)",
                 )
+
+    def _object_folders(self) -> tuple[str, ...]:
+        """Folders of instance masks, the best first."""
+        return ("SegmentationObject",)
 
     def ids(self, split: str) -> tuple[str, ...]:
         """Image ids of a list in ``ImageSets/Segmentation``, in its order.
@@ -168,7 +185,7 @@ class VocDataset(FewShotDataset):
         Raises:
             FewsegError: there is no such list, or it is empty.
         """
-        path = self.root / LISTS / f"{split}.txt"
+        path = self.list_path(split)
         if not path.is_file():
             there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
             raise FewsegError(
@@ -178,73 +195,50 @@ class VocDataset(FewShotDataset):
 
     def image(self, image_id: str) -> Image:
         """(H, W, 3) uint8 RGB; an error if it is absent or truncated."""
-        return read_image(self._image_path(image_id))
+        return read_image(self.image_path(image_id))
 
     def label(self, image_id: str) -> LabelMap:
         """(H, W) uint8 class ids, 0 background, 255 void; an error if it is absent or holds another label."""
-        return read_label(self._label_path(image_id), len(self.class_names))
+        return read_label(self.label_paths(image_id)[0], len(self.class_names))
 
     def objects(self, image_id: str) -> LabelMap:
-        """(H, W) uint8 instance numbers from 1, 0 background, 255 void; an error where there are none."""
-        return read_label(self.root / "SegmentationObject" / f"{image_id}.png")
+        """(H, W) uint8 object numbers from 1, 0 background, 255 void.
 
-    def index(self) -> Index:
-        """Areas and fingerprint of all images of ``splits``; the scan is cached until a list or a mask changes.
+        Annotated instances or the components of the label map, as ``object_source`` says.
 
         Raises:
-            FewsegError: an image or mask of a list is absent, or a mask cannot be used.
+            FewsegError: the image has no instance mask, or it cannot be read.
         """
-        if self._index is None:
-            self._index = self._cached_index()
-        return self._index
+        if self.object_folder == COMPONENTS:
+            return components(self.label(image_id))
+        path = self.object_paths(image_id)[0]
+        if not path.is_file():
+            raise FewsegError(
+                path,
+                "no such file",
+                "an instance mask",
+                f"restore it, use lists whose images have one, or set --data.dataset.objects {COMPONENTS}",
+            )
+        return read_label(path)
 
-    def image_stamp(self, ids: Iterable[str]) -> str:
-        """SHA-256 over the sizes and times of change of the image files, because reading all of them takes minutes."""
-        states = ((image_id, self._image_path(image_id).stat()) for image_id in ids)
-        text = json.dumps([[image_id, state.st_size, state.st_mtime_ns] for image_id, state in states])
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    def _image_path(self, image_id: str) -> Path:
+    def image_path(self, image_id: str) -> Path:
+        """``JPEGImages/<id>.jpg``."""
         return self.root / "JPEGImages" / f"{image_id}.jpg"
 
-    def _label_path(self, image_id: str) -> Path:
-        return self.root / self.labels / f"{image_id}.png"
+    def label_paths(self, image_id: str) -> tuple[Path, ...]:
+        """``<labels>/<id>.png``."""
+        return (self.root / self.labels / f"{image_id}.png",)
 
-    def _cached_index(self) -> Index:
-        lists = {split: self.ids(split) for split in self.splits}
-        masks: dict[str, tuple[int, int]] = {}  # id -> size in bytes and time of change of its mask
-        for split, ids in lists.items():
-            for image_id in ids:
-                image, mask = self._image_path(image_id), self._label_path(image_id)
-                missing = [str(p.relative_to(self.root)) for p in (image, mask) if not p.is_file()]
-                if missing:
-                    raise FewsegError(
-                        self.root / LISTS / f"{split}.txt",
-                        f"{image_id} without {' and '.join(missing)}",
-                        "an image and a mask for every id",
-                        "restore the files, or take the id off the list",
-                    )
-                stat = mask.stat()
-                masks[image_id] = (stat.st_size, stat.st_mtime_ns)
-        key = json.dumps([INDEX_VERSION, str(self.root.resolve()), self.labels, len(self.class_names), lists, masks])
-        path = cache_dir() / "index" / f"{self.name}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-        with contextlib.suppress(OSError, ValueError, KeyError):  # absent or broken: scan again
-            cached = json.loads(path.read_text())
-            areas = {i: {int(c): int(n) for c, n in found.items()} for i, found in cached["areas"].items()}
-            return Index(areas, cached["fingerprint"])
-        index = self._scan(lists)
-        with contextlib.suppress(OSError):  # a cache that cannot be written costs a scan, nothing else
-            write_atomic(path, json.dumps(index._asdict()))
-        return index
+    def object_paths(self, image_id: str) -> tuple[Path, ...]:
+        """The instance mask, or the class mask where components stand in for it."""
+        if self.object_folder == COMPONENTS:
+            return self.label_paths(image_id)
+        return (self.root / self.object_folder / f"{image_id}.png",)
 
-    def _scan(self, lists: dict[str, tuple[str, ...]]) -> Index:
-        digest = hashlib.sha256(json.dumps(lists, sort_keys=True).encode())
-        areas: dict[str, dict[int, int]] = {}
-        every_id = sorted(set().union(*lists.values()))
-        for image_id in tqdm(every_id, desc=f"scanning the masks of {self.name}", delay=2, leave=False):
-            label = self.label(image_id)
-            counts = np.bincount(label.ravel(), minlength=VOID + 1)
-            areas[image_id] = {int(c): int(counts[c]) for c in np.flatnonzero(counts) if c not in (0, VOID)}
-            digest.update(f"{image_id} {label.shape} ".encode())
-            digest.update(np.ascontiguousarray(label).data)
-        return Index(areas, digest.hexdigest())
+    def list_path(self, split: str) -> Path:
+        """``ImageSets/Segmentation/<split>.txt``."""
+        return self.root / LISTS / f"{split}.txt"
+
+    def settings(self) -> list[object]:
+        """Folders of the masks, number of classes, and the smallest component."""
+        return [self.labels, len(self.class_names), self.object_folder, MIN_AREA]

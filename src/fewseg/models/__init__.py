@@ -1,8 +1,11 @@
 """The zoo: one import line a method. ``__all__`` holds the methods' LightningModules and nothing else."""
 
 from fewseg.models.cofcn import CoFCN
+from fewseg.models.dios import DIOS
+from fewseg.models.fbrs import FBRSNet
 from fewseg.models.fgbg import FgBg
 from fewseg.models.fine_tune import FineTune
+from fewseg.models.fsis import FSIS
 from fewseg.models.guided import GuidedNet
 from fewseg.models.logreg import LogReg
 from fewseg.models.nearest_neighbor import NearestNeighbor
@@ -14,9 +17,12 @@ from fewseg.models.sgone import SGOne
 from fewseg.models.siamese import Siamese
 
 __all__ = [
+    "DIOS",
+    "FSIS",
     "OSLSM",
     "PL",
     "CoFCN",
+    "FBRSNet",
     "FgBg",
     "FineTune",
     "GuidedNet",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,8 +60,9 @@ class FewShotSegmentor(pl.LightningModule):
         self.lr, self.encoder_lr_factor, self.weight_decay = lr, encoder_lr_factor, weight_decay
         self.optimizer_name, self.momentum, self.schedule = optimizer, momentum, schedule
         self.rows: list[Row] = []  # of the test in progress
-        self.places: list[int] = []  # in the test list, of the episodes of this process
+        self.places: list[int] = []  # in the test list, of the episodes that this process has yet to test, last first
         self.guidance = GuidanceVariance()  # likewise
+        self.objectives: list[tuple[float, float]] = []  # of its refinements, before and after
         self.val_iou: EpisodeIoU | None = None
         self.image_size: int | None = None  # side of the canvas it was trained on
         self.image_resize: FitMode | None = None  # how images came into it
@@ -74,6 +76,16 @@ class FewShotSegmentor(pl.LightningModule):
         """Remembers the canvas, so that ``segment_image`` fits images as the training did."""
         data = getattr(self.trainer, "datamodule", None)
         self.image_size, self.image_resize = getattr(data, "size", None), getattr(data, "resize", None)
+
+    def on_test_start(self) -> None:
+        """A model that was not trained here takes the canvas of its test, for sessions."""
+        data = getattr(self.trainer, "datamodule", None)
+        self.image_size = self.image_size or getattr(data, "size", None)
+        self.image_resize = self.image_resize or getattr(data, "resize", None)
+
+    def on_predict_start(self) -> None:
+        """As for a test."""
+        self.on_test_start()
 
     def on_train_start(self) -> None:
         """Refuses to go on beyond the steps that a restored one-cycle schedule was planned for."""
@@ -116,42 +128,64 @@ class FewShotSegmentor(pl.LightningModule):
 
     def on_test_epoch_start(self) -> None:
         """Starts counting anew."""
-        self.rows, self.guidance = [], GuidanceVariance()
-        self.places = self.trainer.datamodule.places()  # type: ignore[attr-defined]
+        self.rows, self.objectives, self.guidance = [], [], GuidanceVariance()
+        self.places = list(reversed(self.trainer.datamodule.places()))  # type: ignore[attr-defined]
 
     def test_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
-        """Appends one row per episode; the first batch runs once before, so that no timing includes a warm-up."""
+        """Appends the rows of a batch; the first one runs once before, so that no timing includes a warm-up."""
         self._check_shots(batch, "--data.n_shot")
+        part, indices = self._part(), [self.places.pop() for _ in range(len(batch))]
+        if part.robot is not None:
+            if batch_idx == 0:
+                self._interact(batch)
+            replies = self._interact(batch)
+            self.rows += evaluation.click_rows(batch, replies, part, indices)
+            self.objectives += [reply.objective for reply in replies if reply.objective is not None]
+            return
         if batch_idx == 0:
             evaluation.predict(self.network, batch)
         prediction = evaluation.predict(self.network, batch)
-        indices = self.places[len(self.rows) : len(self.rows) + len(batch)]
-        self.rows += evaluation.rows(batch, prediction.logits, self._part(), indices, prediction.seconds)
+        self.rows += evaluation.rows(batch, prediction.logits, part, indices, prediction.seconds)
         if prediction.z is not None:
             self.guidance.update([spec.class_id for spec in batch.specs], prediction.z)
 
     def on_test_epoch_end(self) -> None:
         """Gathers the rows of all processes, asserts that every episode is there once, and logs the scores."""
-        self.rows = evaluation.gather(self.rows, lambda row: row.episode)
+        episodes = [list(rows) for _, rows in itertools.groupby(self.rows, lambda row: row.episode)]
+        gathered = evaluation.gather(episodes, lambda rows: rows[0].episode)
+        self.rows = [row for rows in gathered for row in rows]
+        final = [rows[-1] for rows in gathered]  # after the last click
         self.guidance = functools.reduce(GuidanceVariance.plus, evaluation.gather_parts(self.guidance))
-        tp, fp, fn, tn = np.array([[row.tp, row.fp, row.fn, row.tn] for row in self.rows]).T
+        self.objectives = [pair for pairs in evaluation.gather_parts(self.objectives) for pair in pairs]
+        tp, fp, fn, tn = np.array([[row.tp, row.fp, row.fn, row.tn] for row in final]).T
         scores = {
-            "miou": mean_iou([row.class_id for row in self.rows], tp, fp, fn),
+            "miou": mean_iou([row.class_id for row in final], tp, fp, fn),
             "fb_iou": fb_iou(tp, fp, fn, tn),
             "positive_iou": positive_iou(tp, fp, fn),
         }
         self.log_dict({f"test/{k}": v for k, v in scores.items()}, batch_size=1, rank_zero_only=True)
 
     @property
-    def guidance_figures(self) -> dict[str, float]:
-        """``guidance_within`` and ``guidance_between`` of the last test, where the method has a z."""
+    def figures(self) -> dict[str, float]:
+        """What the last test measured beside its rows.
+
+        ``guidance_within`` and ``guidance_between`` where the method has a z; ``objective_before``, ``objective_after``
+        and ``objective_raised``, the share of refinements that ended above where they began, where there were some.
+        """
         shares = self.guidance.compute()
-        return {} if shares is None else {f"guidance_{name}": share for name, share in shares._asdict().items()}
+        figures = {} if shares is None else {f"guidance_{name}": share for name, share in shares._asdict().items()}
+        if self.objectives:
+            before, after = np.array(self.objectives).T
+            figures |= {"objective_before": float(before.mean()), "objective_after": float(after.mean())}
+            figures["objective_raised"] = float((after > before).mean())
+        return figures
 
     def predict_step(self, batch: EpisodeBatch, batch_idx: int) -> list[np.ndarray[Any, Any]]:
         """Masks (H, W) uint8 of the batch's queries, 0 or 1, at original size."""
         self._check_shots(batch, "--data.n_shot")
-        return evaluation.masks(batch, evaluation.predict(self.network, batch).logits)
+        if self._part().robot is not None:
+            return [self._interact(batch)[-1].mask]
+        return evaluation.masks(batch, evaluation.predict(self.network, batch).logits, self._part().threshold)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Encoders learn with ``lr * encoder_lr_factor``, everything else with ``lr``."""
@@ -199,6 +233,10 @@ class FewShotSegmentor(pl.LightningModule):
             raise FewsegError(
                 str(path), reason, "the weights of this model", "save it again with model.save()"
             ) from None
+
+    def _interact(self, batch: EpisodeBatch) -> list[evaluation.Reply]:
+        """The robot's clicks on the one object of a batch, and the answers to them."""
+        return evaluation.interact(self, batch, self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def _part(self) -> EvaluationPart:
         part: EvaluationPart = self.trainer.datamodule.evaluation_part  # type: ignore[attr-defined]

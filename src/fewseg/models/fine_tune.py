@@ -11,20 +11,17 @@ so that features are encoded once. Those of the network itself are listed in fgb
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from fewseg.episode import POSITIVE, UNKNOWN, EpisodeBatch, Features
 from fewseg.errors import FewsegError
 from fewseg.functional.annotations import annotated, silence
-from fewseg.functional.optimisation import optimisation
+from fewseg.functional.optimisation import call_changed, evaluating, optimisation, tuned_change
 from fewseg.models.base import FewShotSegmentor, Optimizer, Schedule
 from fewseg.models.fgbg import FgBgNetwork, PaperFgBgNetwork, check_kernel
 from fewseg.modules.annotated import keep_images
@@ -144,29 +141,22 @@ class FineTuneNetwork(FgBgNetwork):
     def tune(self, features: Features, annotations: Tensor) -> Tensor:
         """The change (D,) that cross-entropy over the annotated pixels (K, H, W) of one episode asks for."""
         features = Features(tuple(m.detach().clone() for m in features.maps), features.image_size)
-        n_tuned = sum(self.get_parameter(name).numel() for name in self.tuned)
-        change = features.maps[0].new_zeros(n_tuned, requires_grad=True)
-        rate = self.tuning.lr
-        optimizer: torch.optim.Optimizer = (
-            torch.optim.Adam([change], rate)
-            if self.tuning.optimizer == "adam"
-            else torch.optim.SGD([change], rate, _MOMENTUM)
-        )
         truth, count = annotations.to(torch.int64, copy=True), (annotations != UNKNOWN).sum()
-        for _ in range(self.tuning.steps if count else 0):
+
+        def loss(change: Tensor) -> Tensor:
             logits = self.answer(features, change)
-            loss = F.cross_entropy(logits.float(), truth, ignore_index=UNKNOWN, reduction="sum") / count
-            (change.grad,) = torch.autograd.grad(loss, [change])
-            optimizer.step()
-        return change.detach()
+            return F.cross_entropy(logits.float(), truth, ignore_index=UNKNOWN, reduction="sum") / count
+
+        def optimizer(values: list[Tensor]) -> torch.optim.Optimizer:
+            if self.tuning.optimizer == "adam":
+                return torch.optim.Adam(values, self.tuning.lr)
+            return torch.optim.SGD(values, self.tuning.lr, _MOMENTUM)
+
+        return tuned_change(self, self.tuned, loss, self.tuning.steps if count else 0, optimizer)
 
     def answer(self, features: Features, change: Tensor) -> Tensor:
         """Logits (n, 2, H, W) of n images under the trained parameters plus one change (D,)."""
-        trained = [self.get_parameter(name).detach() for name in self.tuned]
-        parts = change.split([parameter.numel() for parameter in trained])
-        moved = zip(self.tuned, trained, parts, strict=True)
-        parameters = {f"network.{name}": start + part.view_as(start) for name, start, part in moved}
-        logits: Tensor = functional_call(_ClassBlind(self), parameters, (features,))
+        logits: Tensor = call_changed(self, self.tuned, change, "score", features)
         return logits
 
     def score(self, features: Features) -> Tensor:
@@ -183,28 +173,6 @@ class FineTuneNetwork(FgBgNetwork):
 def _episode(features: Features, i: int) -> Features:
     """Maps (K, C, h, w) of episode i; where there is one episode only, it serves all."""
     return Features(tuple(m[min(i, len(m) - 1)] for m in features.maps), features.image_size)
-
-
-class _ClassBlind(nn.Module):
-    """Makes ``score`` the forward pass, because ``functional_call`` calls nothing else."""
-
-    def __init__(self, network: FineTuneNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, features: Features) -> Tensor:
-        return self.network.score(features)
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Eval mode inside: tuning uses the statistics of the training and leaves them as they are."""
-    before = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(before)
 
 
 class PaperFineTuneNetwork(FineTuneNetwork, PaperFgBgNetwork):

@@ -98,27 +98,47 @@ class AnnotatedEncoder(nn.Module):
 
     def __init__(self, encoder: ImageEncoder, channels: int, fill: Literal["mean", "zero"] = "mean") -> None:
         super().__init__()
+        widen(encoder, channels, fill)
         self.encoder = encoder
         self.out_channels, self.strides = encoder.out_channels, encoder.strides
-        colours = next((m for m in encoder.modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3), None)
-        if colours is None:
-            remedy = "choose an encoder whose first layer is a convolution on the image"
-            raise FewsegError("encoder", type(encoder).__name__, "one that annotation channels can be added to", remedy)
-        mean = colours.weight.detach().mean(1, keepdim=True) * (fill == "mean")
-        widened = torch.cat([colours.weight.detach(), mean.expand(-1, channels, -1, -1)], 1)
-        colours.weight = nn.Parameter(widened, requires_grad=colours.weight.requires_grad)
-        colours.in_channels += channels
 
     def normalize(self, images: Tensor) -> Tensor:
         """Of the encoder."""
         return self.encoder.normalize(images)
 
     def forward(self, images: Tensor, channels: Tensor) -> Features:
-        """Features of images (..., 3, H, W) with their added channels (..., n, H, W), on whatever scale.
+        """See ``encode_joined``."""
+        return encode_joined(self.encoder, images, channels)
 
-        Leading axes are (B,) or (B, K), and are those of the maps.
-        """
-        joined = torch.cat([self.normalize(images), channels.to(self.encoder.mean.dtype)], -3)
-        maps = self.encoder.maps(joined.flatten(0, -4))
-        maps = tuple(m.reshape(*images.shape[:-3], *m.shape[1:]) for m in maps)
-        return Features(maps, (images.shape[-2], images.shape[-1]))
+
+def widen(encoder: ImageEncoder, channels: int, fill: Literal["mean", "zero"]) -> nn.Conv2d:
+    """Adds input channels to the first convolution of an encoder, in place, and returns that convolution.
+
+    Args:
+        encoder: any with a convolution on the three colours in front.
+        channels: how many are added.
+        fill: start of their weights: ``mean`` of those of the colours, or ``zero``.
+
+    Raises:
+        FewsegError: the encoder has no convolution with three input channels.
+    """
+    colours = next((m for m in encoder.modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3), None)
+    if colours is None:
+        remedy = "choose an encoder whose first layer is a convolution on the image"
+        raise FewsegError("encoder", type(encoder).__name__, "one that annotation channels can be added to", remedy)
+    mean = colours.weight.detach().mean(1, keepdim=True) * (fill == "mean")
+    widened = torch.cat([colours.weight.detach(), mean.expand(-1, channels, -1, -1)], 1)
+    colours.weight = nn.Parameter(widened, requires_grad=colours.weight.requires_grad)
+    colours.in_channels += channels
+    return colours
+
+
+def encode_joined(encoder: ImageEncoder, images: Tensor, channels: Tensor) -> Features:
+    """Features of images (..., 3, H, W) with their added channels (..., n, H, W), on whatever scale.
+
+    Leading axes are (B,) or (B, K), and are those of the maps.
+    """
+    joined = torch.cat([encoder.normalize(images), channels.to(encoder.mean.dtype)], -3)
+    maps = encoder.maps(joined.flatten(0, -4))
+    maps = tuple(m.reshape(*images.shape[:-3], *m.shape[1:]) for m in maps)
+    return Features(maps, (images.shape[-2], images.shape[-1]))

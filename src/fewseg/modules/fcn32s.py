@@ -29,22 +29,29 @@ class FCN32s(ImageEncoder):
         weights: a .safetensors file with torchvision's VGG-16 names (the Caffe weights), or None.
         trainable: False freezes the parameters.
         first_padding: of conv1_1. 81 puts cell i at pixel 32 i + 31.5; 1 takes 224 pixels to one cell, as a classifier.
+        stages: of VGG-16, whose maps after the pool come before the last hidden layer: skips of an FCN-8s.
 
     >>> FCN32s(lite=True).eval()(torch.rand(1, 3, 33, 65)).maps[0].shape
     torch.Size([1, 256, 1, 2])
     """
 
     def __init__(
-        self, lite: bool, weights: str | None = None, trainable: bool = True, first_padding: int = FIRST_PADDING
+        self,
+        lite: bool,
+        weights: str | None = None,
+        trainable: bool = True,
+        first_padding: int = FIRST_PADDING,
+        stages: tuple[int, ...] = (),
     ) -> None:
         super().__init__(mean=BGR_MEAN, std=(1.0, 1.0, 1.0), scale=1.0, trainable=trainable)
         self.lite, self.first_padding = lite, first_padding
-        self.vgg = VGG16([nn.MaxPool2d(2, ceil_mode=True) for _ in range(5)], first_padding=first_padding)
+        pools = [nn.MaxPool2d(2, ceil_mode=True) for _ in range(5)]
+        self.vgg = VGG16(pools, taps=(*stages, 4), first_padding=first_padding)
         self.fc6 = nn.Conv2d(512, 256 if lite else 4096, 7)
         self.fc7 = None if lite else nn.Conv2d(4096, 4096, 1)
         self.drop: nn.Module = nn.Dropout2d(0.5) if lite else nn.Dropout(0.5)
-        self.out_channels = (256 if lite else 4096,)
-        self.strides = (STRIDE,)
+        self.out_channels = (*self.vgg.out_channels[:-1], 256 if lite else 4096)
+        self.strides = self.vgg.strides
         for convolution in self.convolutions()[13:]:
             start(convolution, 0.001)
         if weights is not None:
@@ -64,9 +71,10 @@ class FCN32s(ImageEncoder):
         return images if images.is_floating_point() else super().normalize(images.flip(-3))
 
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The last hidden layer (n, C, h, w) of normalised images (n, 3, H, W)."""
-        hidden = self.drop(F.relu(self.fc6(self.vgg.maps(images)[0])))
-        return (hidden if self.fc7 is None else self.drop(F.relu(self.fc7(hidden))),)
+        """The stages asked for and the last hidden layer (n, C, h, w) of normalised images (n, 3, H, W)."""
+        *stages, deepest = self.vgg.maps(images)
+        hidden = self.drop(F.relu(self.fc6(deepest)))
+        return (*stages, hidden if self.fc7 is None else self.drop(F.relu(self.fc7(hidden))))
 
 
 def start(convolution: nn.Conv2d, deviation: float) -> None:
@@ -116,20 +124,21 @@ class Decoder(nn.Module):
         channels: of the dense kernel; its diagonal is the bilinear kernel. A parameter without gradient, see
             ``AnnotationPool``.
         offset: rows and columns cropped at the top and left: what conv1_1 is padded by beyond 81.
+        stride: pixels of a cell.
 
     >>> Decoder(1)(torch.ones(1, 2, 1, 1), (33, 33))[0, 0, 31, 31].item()
     0.96899...
     """
 
-    def __init__(self, channels: int, offset: int = 0) -> None:
+    def __init__(self, channels: int, offset: int = 0, stride: int = STRIDE) -> None:
         super().__init__()
-        self.offset = offset
-        kernel = torch.eye(channels)[:, :, None, None] * bilinear_kernel()
+        self.offset, self.stride = offset, stride
+        kernel = torch.eye(channels)[:, :, None, None] * bilinear_kernel(stride)
         self.kernel = nn.Parameter(kernel, requires_grad=False)
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
         """Logits (B, n, H, W) of scores (B, n, h, w); n is a multiple of ``channels``."""
         grouped = scores.reshape(-1, self.kernel.shape[0], *scores.shape[-2:])
-        logits = F.conv_transpose2d(grouped, self.kernel, stride=STRIDE)
+        logits = F.conv_transpose2d(grouped, self.kernel, stride=self.stride)
         logits = logits[..., self.offset : self.offset + size[0], self.offset : self.offset + size[1]]
         return logits.reshape(*scores.shape[:2], *size)

@@ -96,6 +96,95 @@ def _bars(centres: Sequence[float | None], intervals: Sequence[tuple[float, floa
     return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.2, "width": 4}
 
 
+def against_clicks(lines: Sequence[Line], style: Mapping[str, Style]) -> list[tuple[str, go.Figure]]:
+    """IoU of objects against clicks, a figure for every K and P; bands are intervals. Empty without clicks."""
+    return _clicked(lines, style, seconds=False)
+
+
+def against_seconds(lines: Sequence[Line], style: Mapping[str, Style]) -> list[tuple[str, go.Figure]]:
+    """IoU of objects against the seconds of network and refinement, one mark a click, for every K and P."""
+    return _clicked(lines, style, seconds=True)
+
+
+def _clicked(lines: Sequence[Line], style: Mapping[str, Style], seconds: bool) -> list[tuple[str, go.Figure]]:
+    found = []
+    for n_shot, n_points in dict.fromkeys((line.n_shot, line.n_points) for line in lines):
+        figure = go.Figure()
+        for line in lines:
+            curve = line.clicks
+            if (line.n_shot, line.n_points) != (n_shot, n_points) or curve is None or len(curve.iou) < 2:
+                continue
+            if seconds and not (curve.seconds and curve.seconds[0] > 0):  # the axis is logarithmic
+                continue
+            look, clicks = style[line.config], list(range(1, len(curve.iou) + 1))
+            x = list(curve.seconds) if seconds else clicks
+            shared = {"name": html.escape(line.config), "legendgroup": html.escape(line.config)}
+            if curve.ci95 is not None:
+                low, high = ([interval[side] for interval in curve.ci95] for side in (0, 1))
+                band = {"fill": "toself", "fillcolor": look.colour, "line": {"width": 0}, "opacity": 0.12}
+                figure.add_scatter(
+                    x=x + x[::-1],
+                    y=high + low[::-1],
+                    mode="lines",
+                    showlegend=False,
+                    hoverinfo="skip",
+                    **band,
+                    **shared,
+                )
+            figure.add_scatter(
+                x=x,
+                y=list(curve.iou),
+                customdata=clicks,
+                mode="lines+markers",
+                line={"color": look.colour, "dash": look.dash},
+                marker={"symbol": look.symbol, "size": 6},
+                hovertemplate="click %{customdata}" + (", %{x:.3g} s" if seconds else "") + ": %{y:.3f}",
+                **shared,
+            )
+        axis = (
+            {"title": "seconds of network and refinement", "type": "log"}
+            if seconds
+            else {"title": "clicks", "dtick": 1}
+        )
+        if figure.data:
+            found.append((f"K = {n_shot}, P = {points(n_points)}", _finish(figure, axis, "IoU, mean over objects")))
+    return found
+
+
+def positive_against_points(lines: Sequence[Line], style: Mapping[str, Style]) -> list[tuple[str, go.Figure]]:
+    """Positive IoU of objects against P, a figure for every K with two P; names give the time of an update at most.
+
+    Figure 6 (left) of the guided networks (Rakelly et al. 2018): the object's own image is annotated.
+    """
+    found = []
+    shown = [line for line in lines if line.task == "interactive" and line.clicks is None]
+    for n_shot in dict.fromkeys(line.n_shot for line in shown):
+        at = [line for line in shown if line.n_shot == n_shot and "positive_iou" in line.figures]
+        order = [points(p) for p in sorted({line.n_points for line in at}, key=amount)]
+        if len(order) < 2:
+            continue
+        figure = go.Figure()
+        for config in dict.fromkeys(line.config for line in at):
+            own = sorted((line for line in at if line.config == config), key=lambda line: amount(line.n_points))
+            times = [line.figures["seconds_per_update"] for line in own if "seconds_per_update" in line.figures]
+            told = f" ({1000 * max(times):.3g} ms)" if times else ""
+            look = style[config]
+            figure.add_scatter(
+                name=html.escape(config + told),
+                x=[points(line.n_points) for line in own],
+                y=[line.figures["positive_iou"] for line in own],
+                mode="lines+markers",
+                line={"color": look.colour, "dash": look.dash},
+                marker={"symbol": look.symbol, "size": 9},
+                hovertemplate="%{x}: %{y:.3f}",
+            )
+        title = "annotated pixels per label (P)"
+        axis = {"title": title, "type": "category", "categoryorder": "array", "categoryarray": order}
+        caption = f"K = {n_shot}; in brackets: the longest annotation update (guide and segment)"
+        found.append((caption, _finish(figure, axis, "positive IoU")))
+    return found
+
+
 def per_class(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[str, go.Figure] | None:
     """IoU of every class, at the densest setting of those that most configurations share; None without classes."""
     scored = [line for line in lines if line.per_class_iou]

@@ -18,16 +18,20 @@ from plotly.offline import get_plotlyjs
 from fewseg.report.figures import (
     Curve,
     Style,
+    against_clicks,
     against_points,
+    against_seconds,
     against_shots,
     embed,
     forest,
     guidance_spread,
     learning_curves,
     per_class,
+    positive_against_points,
     styles,
 )
 from fewseg.results import (
+    CLICKED,
     COMPARED,
     FIGURES,
     Comparison,
@@ -217,12 +221,13 @@ def _leaderboard(lines: Sequence[Line], style: dict[str, Style]) -> str:
     kinds = {name: body[0][name].kind if body[0][name].kind == "text" else "" for name in shown}
     heads = "".join(f'<th class="{kinds[n]}" scope="col"><button type="button">{_text(n)}</button></th>' for n in shown)
     cells = "".join("<tr>" + "".join(_td(row[name]) for name in shown) + "</tr>\n" for row in body)
+    clicked = f" {_text(' '.join(CLICKED.split()))}" if any(line.clicks for line in lines) else ""
     return (
         "<h2>Leaderboard</h2>\n"
         '<p class="quiet">mIoU: intersection over union per class, summed over all its episodes; mean over the classes '
         "of a fold, then over seeds and folds. The interval resamples query images, with all their episodes, 1000 "
         "times; it does not hold the variation of training. K: annotated images; P: annotated pixels per label and "
-        "image. Bold: best of its setting. A click on a head sorts.</p>\n"
+        f"image. Bold: best of its setting. A click on a head sorts.{clicked}</p>\n"
         f'<div class="scroll"><table class="sortable">\n<thead><tr>{heads}</tr></thead>\n'
         f"<tbody>\n{cells}</tbody>\n</table></div>\n"
     )
@@ -307,6 +312,9 @@ def _plots(lines: Sequence[Line], rows: Sequence[dict[str, Any]], style: dict[st
     for names, members in groups:
         where = f" ({', '.join(names)})" if len(groups) > 1 else ""
         for title, figure in (
+            *(("Objects: accuracy against clicks", drawn) for drawn in against_clicks(members, style)),
+            *(("Objects: accuracy against seconds", drawn) for drawn in against_seconds(members, style)),
+            *(("Objects: positive IoU against points", drawn) for drawn in positive_against_points(members, style)),
             ("Accuracy against annotated pixels", against_points(members, style)),
             ("Accuracy against annotated images", against_shots(members, style)),
             ("Accuracy per class", per_class(members, style)),
@@ -322,9 +330,8 @@ def _plots(lines: Sequence[Line], rows: Sequence[dict[str, Any]], style: dict[st
     for i, (title, caption, drawn) in enumerate(found):
         plot = embed(drawn, f"figure-{i}")
         told = f'<p class="quiet">{_SPREAD}</p>\n' if title.startswith("How much the guidance") else ""
-        parts.append(
-            f"<h2>{_text(title)}</h2>\n{told}<figure><figcaption>{_text(caption)}</figcaption>{plot}</figure>\n"
-        )
+        head = f"<h2>{_text(title)}</h2>\n{told}" if not i or title != found[i - 1][0] else ""
+        parts.append(f"{head}<figure><figcaption>{_text(caption)}</figcaption>{plot}</figure>\n")
     return "".join(parts)
 
 
@@ -407,10 +414,15 @@ def _index(folder: Path, line: Line, run: dict[str, Any]) -> list[Picture]:
     for entry in json.loads(index.read_text(encoding="utf-8")):
         path = folder / Path(entry["file"]).name  # a name in an index never leads out of the folder
         where = f"fold {run['fold']}, K = {line.n_shot}, P = {points(line.n_points)}, query {entry['query']}"
-        caption = f"{entry['kind']}: {entry['class_name']}, IoU {entry['iou']:.3f} ({where})"
+        after = f" after {_clicks(entry['clicks'])}" if entry.get("clicks") else ""
+        caption = f"{entry['kind']}: {entry['class_name']}, IoU {entry['iou']:.3f}{after} ({where})"
         if path.is_file():
             found.append(Picture(line.config, entry["kind"], path, entry["iou"], caption))
     return found
+
+
+def _clicks(count: int) -> str:
+    return "1 click" if count == 1 else f"{count} clicks"
 
 
 def _figure(picture: Picture) -> str:
