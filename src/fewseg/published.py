@@ -1,4 +1,4 @@
-"""The papers' numbers for few-shot semantic segmentation on PASCAL-5i, as data, in percent and as they were printed.
+"""The papers' numbers for few-shot segmentation on PASCAL-5i, as data, in percent and as they were printed.
 
 Numbers are never corrected. What is odd about one stands in its ``caveat``: a printed mean that its own folds
 contradict, a number known only from quotations, another data set split, post-processing. They are the numbers of other
@@ -22,7 +22,8 @@ class Published(NamedTuple):
         place: table or section of the source; empty where it is not known.
         dataset: where it was measured.
         setting: what is not plain about it: variant, fusion of shots, annotation.
-        metric: "mIoU" (mean over classes), "FB-IoU" (mean of foreground and background) or "positive IU" (pooled).
+        metric: "mIoU" (mean over classes), "FB-IoU" (mean of foreground and background) or "positive IU" (pooled);
+            of objects with the number of clicks, e.g. "mIoU, 1 click".
         n_shot: K.
         folds: in percent, as printed; None where the source has none.
         mean: in percent, as printed.
@@ -64,6 +65,9 @@ class Published(NamedTuple):
 _SG_ONE = "Zhang et al., SG-One, arXiv 1810.09091"
 _PANET = "Wang et al., PANet, ICCV 2019", ""
 _GUIDED = "Rakelly et al., guided networks, arXiv 1806.07373"
+_THESIS = "Bhatia, few-shot interactive segmentation, thesis"
+_TUNED = "the five classes of table 2.1 average 27.2"
+_BJ = "the five classes of table 2.1 average 33.3"
 _LATER = "later papers", ""
 _RECALLED = "as quoted by later papers, not re-read"
 _BY_OSLSM = "quoted by SG-One from the paper of OSLSM"
@@ -96,6 +100,18 @@ def _fb_iou(
     setting: str = "",
 ) -> Published:
     return Published(method, our_class, *source, "PASCAL-5i", setting, "FB-IoU", n_shot, None, mean, caveat)
+
+
+def _thesis(
+    method: str, our_class: str, miou: float, pooled: float, setting: str = "", caveat: str = ""
+) -> tuple[Published, Published]:
+    """The two means of a line of the thesis's table 2.2; it calls the pooled IoU FB-IoU."""
+    place = _THESIS, "table 2.2", "PASCAL-5i, fold 0", setting
+    named = (caveat, "called FB-IoU there")
+    return (
+        Published(method, our_class, *place, "mIoU, 1 click", 1, None, miou, caveat),
+        Published(method, our_class, *place, "positive IU, 1 click", 1, None, pooled, "; ".join(filter(None, named))),
+    )
 
 
 _TABLE_2, _TABLE_3, _TABLE_4, _TABLE_5, _TABLE_6 = ((_SG_ONE, f"table {i}") for i in range(2, 7))
@@ -208,6 +224,10 @@ PUBLISHED: tuple[Published, ...] = (
         26.4,
         _INSTANCES,
     ),
+    *_thesis("f-BRS", "FBRSNet", 25.4, 26.3),
+    *_thesis("f-BRS", "FBRSNet", 27.5, 28.6, "tuned on the support, mean of five seeds", _TUNED),
+    *_thesis("FSIS", "FSIS", 33.2, 34.3, "f-BRS before the junction (BJ)", _BJ),
+    *_thesis("FSIS", "FSIS", 34.3, 35.7, "f-BRS after the junction (AJ)"),
 )
 
 

@@ -53,6 +53,7 @@ class DIOSNetwork(FgBgNetwork):
         maps: ``distance`` to the nearest click of a label; ``indicator`` of the clicked pixels.
         dilation: side of the square that a clicked pixel grows to (``indicator`` only), odd.
 
+    >>> import torch
     >>> network = DIOSNetwork(Encoder("tiny"), width=16)
     >>> guidance = network.guide(network.encode_support(torch.rand(1, 0, 3, 17, 13)), torch.zeros(1, 0, 17, 13))
     >>> clicks = torch.tensor([[[3, 4, 1], [9, 9, 0]]])
@@ -90,14 +91,23 @@ class DIOSNetwork(FgBgNetwork):
 
     def segment(self, features: Features, guidance: Tensor, clicks: Tensor | None = None) -> Tensor:
         """Logits (B, 2, H, W); clicks as (B, 2, H, W) floats are the channels themselves, see ``click_maps``."""
+        return self.segment_from("features", self.segment_to("features", features, guidance, clicks), guidance, clicks)
+
+    def segment_to(self, point: str, features: Features, guidance: Tensor, clicks: Tensor | None = None) -> Features:
+        """The maps of the encoder, which has read image and clicks."""
+        self._check_point(point)
         assert isinstance(self.encoder, ImageEncoder)
         images = features.maps[0]
-        clicks = no_clicks(images) if clicks is None else clicks
-        channels = self.click_maps(clicks, features.image_size)
+        channels = self.click_maps(no_clicks(images) if clicks is None else clicks, features.image_size)
         n = max(len(images), len(channels))
-        encoded = encode_joined(self.encoder, images.expand(n, -1, -1, -1), channels.expand(n, -1, -1, -1))
-        logits = silence(self.score(encoded), any_positive(clicks))
-        return logits.expand(max(n, len(guidance)), -1, -1, -1)
+        return encode_joined(self.encoder, images.expand(n, -1, -1, -1), channels.expand(n, -1, -1, -1))
+
+    def segment_from(self, point: str, hidden: Features, guidance: Tensor, clicks: Tensor | None = None) -> Tensor:
+        """Logits (B, 2, H, W) from there."""
+        self._check_point(point)
+        clicked = any_positive(no_clicks(hidden.maps[0]) if clicks is None else clicks)
+        logits = silence(self.score(hidden), clicked)
+        return logits.expand(max(len(logits), len(guidance)), -1, -1, -1)
 
     def click_maps(self, clicks: Tensor, size: tuple[int, int]) -> Tensor:
         """What the network reads beside the colours, (B, 2, H, W): the maps that refinement may change.
