@@ -35,6 +35,7 @@ benchmark-voc400-zoo: $(INSTALLED)  ## the same on real images (needs FEWSEG_DAT
 benchmark-ablations: $(INSTALLED)  ## one choice of a method changed at a time: reports in runs/ablations-*
 	$(BIN)/fewseg benchmark experiments/benchmarks/ablations-guided.yaml --out runs/ablations-guided
 	$(BIN)/fewseg benchmark experiments/benchmarks/ablations-sgone.yaml --out runs/ablations-sgone
+	$(BIN)/fewseg benchmark experiments/benchmarks/ablations-fsis.yaml --out runs/ablations-fsis
 
 benchmark-interactive-points: $(INSTALLED)  ## objects from random points on the image itself: report in runs/interactive-points
 	$(BIN)/fewseg benchmark experiments/benchmarks/interactive-points.yaml --out runs/interactive-points

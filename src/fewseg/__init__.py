@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fewseg.models.create import create_model, list_models, load_model
-    from fewseg.session import segment_image
+    from fewseg.refinement import Refinement
+    from fewseg.session import InteractiveSession, segment_image
 
 __version__ = "0.1.0"
-__all__ = ["create_model", "list_models", "load_model", "segment_image"]
+__all__ = ["InteractiveSession", "Refinement", "create_model", "list_models", "load_model", "segment_image"]
 
 _HOMES = {
+    "InteractiveSession": "fewseg.session",
+    "Refinement": "fewseg.refinement",
     "create_model": "fewseg.models.create",
     "list_models": "fewseg.models.create",
     "load_model": "fewseg.models.create",
