@@ -285,7 +285,7 @@ class FBRSNet(FewShotSegmentor):
         max_clicks: int | None = None,
         variant: Literal["standard", "paper"] = "standard",
         tune_steps: int = 0,
-        tune_lr: float = 5e-4,
+        tune_lr: float = 1e-5,
         tune_seed: int = 0,
         lr: float = 2e-3,
         encoder_lr_factor: float = 0.3,
