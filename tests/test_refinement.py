@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import fewseg
-from fewseg.episode import Features
+from fewseg.episode import Box, Features
 from fewseg.errors import FewsegError
 from fewseg.functional.clicks import click_maps, pad_clicks
 from fewseg.functional.zoom import mirrored_clicks
@@ -293,13 +293,28 @@ def masks(*columns):
     ],
 )
 def test_a_mask_is_compared_with_the_one_before(seen, arrived):
-    objective = _Objective(None, None, Refinement("features"))
+    objective = _Objective(None, None, torch.tensor(True), Refinement("features"))
     wrong = torch.tensor([0.0, 0.9])
     assert [objective.arrived(masks(*columns), wrong) for columns in seen] == [False, arrived]
 
 
+def test_padding_counts_nowhere():
+    network = fewseg.create_model("PANet", encoder="tiny").network
+    images = torch.randint(0, 256, (1, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    annotations = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
+    annotations[..., :16] = 1
+    guidance = network.guide(network.encode_support(images[:, None]), annotations)
+    click = torch.tensor([[[19, 10, 1]]])  # on the last row of an image of 20 rows
+    how = Refinement("features", max_evaluations=1)
+    found = refine(network, images, None, guidance, click, how, box=Box(0, 0, 20, 32))
+    probs = found.logits.softmax(1)[0, 1]
+    expected = (1 - probs[18:20, 9:12]).square().sum() / (6 + 1e-5)
+    assert found.objective_before == pytest.approx(expected.item(), rel=1e-5)
+    assert 0 < found.seconds_unrefined < 60
+
+
 def test_a_mask_that_drifts_goes_on():
-    objective = _Objective(None, None, Refinement("features", min_change=0.05))
+    objective = _Objective(None, None, torch.tensor(True), Refinement("features", min_change=0.05))
     found = [objective.arrived(masks(n), torch.tensor([0.0, 0.9])) for n in (80, 85, 90, 85, 86)]
     assert found == [False, False, False, False, True]
 

@@ -118,12 +118,6 @@ class _Test:
     options: Config  # of the data module in place of the training's
     label: str  # part of the names of runs, where a benchmark lists its tests
 
-    @property
-    def has_robot(self) -> bool:
-        """Whether a robot clicks, which is what the options of ``TEST_DATA`` are about."""
-        interaction = self.protocol.evaluation.interaction
-        return interaction is not None and interaction.source != "points"
-
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -164,10 +158,19 @@ def self_contained(path: Path) -> Config:
         config["methods"][name] = {**entry, "config": _inline(path, entry["config"])}
     if config.get("pretraining"):
         config["pretraining"]["config"] = _inline(path, config["pretraining"]["config"])
-    for test in config.get("tests") or ():
-        if isinstance(test.get("data"), str):
-            test["data"] = read_yaml(path.parent / test["data"])["data"]
+    for number, test in enumerate(config.get("tests") or ()):
+        test["data"] = _test_options(path, number, test)
     return config
+
+
+def _test_options(path: Path, number: int, test: Config) -> Config:
+    """The options of the data module that a test names by a file, or holds itself."""
+    written = test.get("data", {})
+    options = read_yaml(path.parent / written).get("data") if isinstance(written, str) else written
+    if not isinstance(options, dict):
+        where = f"{path}: tests[{number}].data"
+        raise FewsegError(where, written, "a data config, or a mapping of its options", "see experiments/data")
+    return options
 
 
 def _known(path: Path, where: str, mapping: Mapping[str, Any], allowed: set[str]) -> None:
@@ -314,7 +317,7 @@ def plan(path: Path) -> Plan:
                 for test in tests
                 if fold in test.folds
                 for n_shot, n_points, variant in itertools.product(test.shots, test.points, variants[name])
-                if test.has_robot or not variant.data or variant.config == name
+                if test.protocol.evaluation.robot or not variant.data or variant.config == name
             ]
     _check_distinct(path, runs)
     lacking = {variant.config for found in variants.values() for variant in found} - {run.config for run in runs}
@@ -373,9 +376,7 @@ def _tests(
         if not isinstance(entry, dict):
             raise FewsegError(f"{path}: tests[{number}]", entry, "a mapping", "write it as {data: file.yaml}")
         _known(path, f"tests[{number}].", entry, TEST_KEYS)
-        options = entry.get("data", {})
-        if isinstance(options, str):
-            options = read_yaml(path.parent / options).get("data", {})
+        options = _test_options(path, number, entry)
         own = _dataset(path, options) if "dataset" in options else dataset
         protocol = get_protocol(str(entry.get("protocol", config.get("protocol", "clean"))))
         tested = _list(path, entry, "folds", folds)
@@ -389,6 +390,8 @@ def _tests(
         points = [_points(path, p) for p in _list(path, settings, "points", ["dense"])]
         label = f"{own.name}-{protocol.name}-" if "tests" in config else ""
         shots = _list(path, settings, "shots", [1])
+        if not all(isinstance(n_shot, int) and n_shot >= 0 for n_shot in shots):
+            raise FewsegError(f"{path}: shots", shots, "counts of supports", "correct the list")
         found.append(_Test(own, protocol, tested, shots, points, n_episodes, options, label))
     return found
 
@@ -400,12 +403,15 @@ def _run(one: Training, variant: _Variant, test: _Test, n_shot: int, n_points: i
     episodes = frozen_list("evaluation", dataset, protocol, fold, n_shot, n_points, test.n_episodes)
     setting = {"protocol": protocol.name, "n_shot": n_shot, "n_points": n_points, "n_episodes": test.n_episodes}
     asked = one.config["data"].get("train_episodes") or get_protocol(one.config["data"]["protocol"]).evaluation.task
-    own = variant.data if test.has_robot else {}
+    own = variant.data if test.protocol.evaluation.robot else {}
     data = {**test.options, **own, **setting, "fold": fold, "train_episodes": asked}
     options = {**one.config["data"], **data}
+    part = dataclasses.asdict(protocol.evaluation)
+    if protocol.evaluation.interaction is None:  # so that semantic runs keep the ids that they had before
+        del part["interaction"]
     identity = {
         "training": one.id,
-        "part": dataclasses.asdict(protocol.evaluation),
+        "part": part,
         "k": n_shot,
         "p": n_points,
         "list": episodes.sha256,
@@ -453,7 +459,7 @@ def _class(model: Config) -> str:
 
 def _content(key: str, value: Any) -> Any:
     """The hash of weights instead of their path: where they lie changes no number, what is in them does."""
-    if value in (None, "pretrained") or key not in ("weights", "trained"):
+    if value in (None, "pretrained") or key not in ("weights", "trained", "automatic"):
         return value
     path = find_weights(str(value)) if key == "weights" else Path(str(value)) / "model.safetensors"
     if not path.is_file():
@@ -497,8 +503,7 @@ def execute(path: Path, out: Path, workers: int | None = None) -> int:
         failures = _run_all(grid, out, workers or len(_gpus()) or min(2, os.cpu_count() or 1))
         rows = results.summarise(out, grid.n_folds)
         print(results.table(rows, out, grid.n_folds) if rows else "no run finished")
-        if reference:
-            print(results.comparison_table(rows, out, reference))
+        print(results.comparison_table(rows, out, reference))
         for note in results.training_notes(rows):
             print(f"training: {note}")
     for name, reason in failures.items():
@@ -511,13 +516,17 @@ def _check(runs: Iterable[Run], pretrainings: Mapping[str, Training]) -> None:
     import pytorch_lightning as pl
 
     from fewseg.datamodules import FewShotDataModule
-    from fewseg.models.create import check_arguments, class_named
+    from fewseg.models.create import build, check_arguments, class_named
+    from fewseg.refinement import check_point
 
     for run in {repr((r.training.name, r.model, {**r.data, "fold": 0})): r for r in runs}.values():
         init = {**run.training.config["model"].get("init_args", {}), **run.model}
         check_arguments(class_named(run.training.config["model"]["class_path"]), init)
         check_arguments(FewShotDataModule, run.options)
-        FewShotDataModule(**{**run.options, "dataset": _dataset(Path("data"), run.options)})
+        data = FewShotDataModule(**{**run.options, "dataset": _dataset(Path("data"), run.options)})
+        if data.refine is not None:  # what a network offers only the network knows
+            module: Any = build(run.training.config["model"]["class_path"], {**init, "weights": None})
+            check_point(module.network, data.refine, f"methods.{run.config}: refine", run.training.method)
     for one in {run.training.id: run.training for run in runs}.values():
         for part in filter(None, (pretrainings.get(one.pretraining or ""), one)):
             check_arguments(class_named(part.config["model"]["class_path"]), part.config["model"].get("init_args", {}))

@@ -154,7 +154,7 @@ class Reply(NamedTuple):
 
 
 def interact(model: Any, batch: EpisodeBatch, data: Any) -> list[Reply]:
-    """Lets the protocol's robot click one object until it has used up its clicks or nothing is wrong any more.
+    """Lets the protocol's robot click one object, once at least, until its clicks are used up or nothing is left to do.
 
     Args:
         model: a LightningModule with a network.
@@ -169,15 +169,20 @@ def interact(model: Any, batch: EpisodeBatch, data: Any) -> list[Reply]:
     assert target is not None
     truth = target.cpu().numpy()
     refinement = Refinement(data.refine, data.refine_from, threshold=part.threshold) if data.refine else None
-    session = InteractiveSession(model, query, data.size, refinement, data.zoom_in, data.flip, part.threshold)
+    session = InteractiveSession(
+        model, query, data.size, refinement, data.zoom_in, data.flip, part.threshold, data.resize
+    )
     for image, annotation in zip(batch.support_images[0], batch.support_annotations[0], strict=True):
         session.add_shot(image.permute(1, 2, 0).cpu().numpy(), annotation.cpu().numpy())
     mask = np.zeros(truth.shape, np.uint8)
     replies: list[Reply] = []
-    while not replies or (len(replies) < data.n_clicks and bool(((mask != truth) & (truth != VOID)).any())):
+    while len(replies) < data.n_clicks:
         start = time.perf_counter()
         row, col, label = next_click(truth, mask, session.clicks, part.robot)
         found = time.perf_counter() - start
+        wrong = truth[row, col] not in (mask[row, col], VOID)
+        if replies and (not wrong or (row, col) in (click[:2] for click in session.clicks)):
+            break  # nothing is wrong any more, or all that is wrong was clicked
         session.click(row, col, label == POSITIVE)
         answer = session.answer()
         mask = answer.mask

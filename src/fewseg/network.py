@@ -100,13 +100,17 @@ class SegmentorNetwork(nn.Module):
         """Named losses whose sum is minimised; by default cross-entropy over the query outside void."""
         return {"cross_entropy": cross_entropy(self(batch), batch.query_masks)}
 
+    def clicks_are_a_shot(self, n_shot: int) -> bool:
+        """Whether clicks reach this network as one more shot: it reads none, or K = 0 leaves it without support."""
+        return self.uses_support and not (self.uses_clicks and n_shot)
+
     def accept(self, batch: EpisodeBatch) -> EpisodeBatch:
         """The batch as this network reads it: clicks that it has no input for become one more shot.
 
         They also stand in for supports where an episode has none. A batch that was accepted before stays as it is.
         """
         n_clicks = batch.query_clicks.shape[1]
-        if n_clicks and self.uses_support and not (self.uses_clicks and batch.n_shot):
+        if n_clicks and self.clicks_are_a_shot(batch.n_shot):
             batch = clicks_as_shot(batch)
         if n_clicks and not self.uses_clicks:
             return dataclasses.replace(batch, query_clicks=batch.query_clicks[:, :0])

@@ -15,6 +15,7 @@ import itertools
 import json
 import math
 import os
+import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -606,6 +607,27 @@ def reference_of(out: Path) -> str | None:
     return str(wanted["reference"]) if isinstance(wanted, dict) and wanted.get("reference") else None
 
 
+def comparisons(rows: Sequence[Mapping[str, Any]], out: Path | None, reference: str | None) -> list[Comparison]:
+    """``compare``, then every variant of a training against its plain evaluation where that is not the reference.
+
+    >>> run = dict(dataset="d", task="interactive", protocol="p", n_shot=1, n_points=None, fold=0, seed=0)
+    >>> run |= dict(training="b-f0-s0-12345678", episode_list_sha256="a")
+    >>> runs = [run | dict(config=c, miou=v, run=c) for c, v in (("a", 0.5), ("b", 0.25), ("b+AJ", 0.375))]
+    >>> runs[0]["training"] = "a-f0-s0-12345678"
+    >>> [(one.config, one.reference, one.difference) for one in comparisons(runs, None, "a")]
+    [('b', 'a', -0.25), ('b+AJ', 'a', -0.125), ('b+AJ', 'b', 0.125)]
+    """
+    found = compare(rows, out, reference)
+    plain = {row["config"]: _TRAINING_ID.sub("", str(row.get("training", row["config"]))) for row in rows}
+    for name in dict.fromkeys(plain.values()):
+        if name != reference and name in plain:
+            found += compare([row for row in rows if plain[row["config"]] == name], out, name)
+    return found
+
+
+_TRAINING_ID = re.compile(r"-f\d+-s\d+-[0-9a-f]{8}$")  # behind the name that a benchmark gives to a method
+
+
 def compare(rows: Sequence[Mapping[str, Any]], out: Path | None, reference: str | None) -> list[Comparison]:
     """Every other configuration against the reference, in every setting that the reference has.
 
@@ -717,7 +739,9 @@ def comparison_cells(found: Sequence[Comparison]) -> tuple[list[str], list[list[
     """Heads and cells of comparisons as text; empty cells where nothing applies."""
     wide = [n for n in ("dataset", "task", "protocol") if len({getattr(one, n) for one in found}) > 1]
     notes = any(one.note for one in found)
-    heads = [*wide, "config", "K", "P", "mIoU", *dict.fromkeys(f"minus {one.reference}" for one in found)]
+    references = list(dict.fromkeys(one.reference for one in found))
+    several = len(references) > 1
+    heads = [*wide, "config", "K", "P", "mIoU", *(["against", "difference"] if several else [f"minus {references[0]}"])]
     heads += ["95 % paired interval", "seen", *(["note"] * notes)]
     body = []
     for one in found:
@@ -729,6 +753,7 @@ def comparison_cells(found: Sequence[Comparison]) -> tuple[list[str], list[list[
                 str(one.n_shot),
                 points(one.n_points),
                 _number(one.miou),
+                *([one.reference] * several),
                 "" if one.difference is None else f"{one.difference:+.3f}",
                 interval,
                 one.seen,
@@ -747,7 +772,7 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], out: Path | None, refere
     config  K  P  mIoU   minus a  95 % paired interval  seen  note
     b       1  5  0.400  -0.100                               no interval (episodes.parquet is missing)
     """
-    found = compare(rows, out, reference)
+    found = comparisons(rows, out, reference)
     return _aligned(*comparison_cells(found)) if found else ""
 
 
@@ -895,10 +920,11 @@ def summarise(out: Path, folds_expected: int | None = None) -> list[dict[str, An
     trained = "".join(f"\n\nTraining: {note}." for note in training_notes(rows))
     body = f"{markdown(*cells(lines))}\n\n{explained}{trained}" if lines else "No finished run."
     reference = reference_of(out)
-    compared = compare(rows, out, reference)
+    compared = comparisons(rows, out, reference)
     if compared:
-        body += f"\n\n## Compared with {reference}\n\n{markdown(*comparison_cells(compared))}\n\n{COMPARED}"
-    if reference is None:
+        references = ", ".join(dict.fromkeys(one.reference for one in compared))
+        body += f"\n\n## Compared with {references}\n\n{markdown(*comparison_cells(compared))}\n\n{COMPARED}"
+    if not compared:
         (out / "comparisons.json").unlink(missing_ok=True)  # of an earlier version of the benchmark
     else:
         write_json(out / "comparisons.json", [dataclasses.asdict(one) | {"seen": one.seen} for one in compared])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +21,7 @@ from fewseg.functional.geometry import restore
 from fewseg.functional.timing import Seconds, now
 from fewseg.functional.zoom import clicks_in, merge_mirrored, mirrored_clicks, next_region, paste
 from fewseg.network import SegmentorNetwork
-from fewseg.refinement import Refinement, points_of, refine
+from fewseg.refinement import Refinement, check_point, refine
 from fewseg.transforms import FitMode, channels_first, fit, points_to_map
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def segment_image(
     if limit is not None and len(supports) > limit:
         expected = f"at most {limit} for {type(model).__name__}"
         raise FewsegError("supports", f"{len(supports)} pairs", expected, "pass fewer")
-    if size is not None and size < 1:
-        raise FewsegError("size", size, "at least 1 pixel, or None", "leave it out")
+    if model.network.uses_clicks and not model.network.uses_support:
+        warnings.warn(f"{type(model).__name__} reads clicks and no examples: use InteractiveSession", stacklevel=2)
     session = InteractiveSession(model, _image(query, "query"), size)
     pairs = [_pair(image, annotation, f"supports[{n}]") for n, (image, annotation) in enumerate(supports)]
     for image, annotation in pairs:
@@ -145,9 +146,11 @@ class InteractiveSession:
         zoom_in: after the first click, look only at the region around what was segmented (f-BRS).
         flip: average with the answer for the mirrored image.
         threshold: of the mask, on the probability.
+        resize: how images come onto the canvas, ``letterbox`` or ``square``; None = as in the training.
 
     Raises:
-        FewsegError: an image of another type or shape, a size below 1, or a refinement that the network does not offer.
+        FewsegError: an image of another type or shape, a size or threshold out of range, or a refinement that the
+            network does not offer.
 
     >>> import fewseg
     >>> image = np.zeros((20, 30, 3), np.uint8)
@@ -166,21 +169,26 @@ class InteractiveSession:
         zoom_in: bool = False,
         flip: bool = False,
         threshold: float = 0.5,
+        resize: FitMode | None = None,
     ) -> None:
         self.network: SegmentorNetwork = model.network
         self.name = type(model).__name__
         self.image = _image(image, "image")
         sides = (size, size) if isinstance(size, int) else size
-        if sides is not None and min(sides) < 1:
-            raise FewsegError("size", size, "at least 1 pixel, or None", "leave it out")
+        if sides is not None and not (_whole(sides, 2) and min(sides) >= 1):
+            raise FewsegError("size", size, "a side of at least 1 pixel, (h, w) or None", "leave it out")
+        if not 0 < threshold < 1:
+            raise FewsegError("threshold", threshold, "a probability between 0 and 1", "leave it out")
         longer = getattr(model, "image_size", None) or max(self.image.shape[:2])
         height, width = sides or (longer, longer)
         self.canvas = (max(height, self.network.min_size), max(width, self.network.min_size))
-        self.mode: FitMode = getattr(model, "image_resize", None) or "letterbox"
-        offered = points_of(self.network)
-        if refinement is not None and refinement.point not in offered:
-            expected = f"one of {', '.join(offered)} for {self.name}"
-            raise FewsegError("refine", refinement.point, expected, "choose one of these points")
+        self.mode: FitMode = resize or getattr(model, "image_resize", None) or "letterbox"
+        if refinement is not None and not isinstance(refinement, Refinement):
+            raise FewsegError(
+                "refinement", repr(refinement), "a Refinement or None", f"pass Refinement({refinement!r})"
+            )
+        if refinement is not None:
+            check_point(self.network, refinement.point, name=self.name)
         self.refinement, self.zoom_in, self.flip, self.threshold = refinement, zoom_in, flip, threshold
         self.device = next(iter(self.network.parameters()), torch.zeros(0)).device
         self._history = [_State()]
@@ -233,7 +241,7 @@ class InteractiveSession:
         self._edit(clicks=self._without(self.clicks, number, "clicks"))
 
     def add_shot(self, image: Picture, annotation: Picture) -> None:
-        """Adds an annotated example.
+        """Adds an annotated example; a method that reads none ignores it.
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -309,25 +317,26 @@ class InteractiveSession:
             region = next_region(before.region, before.answer.mask, clicks, min_size=smallest)
         view, rows = self._view(region), self._rows(clicks, region)
         start = now(self.device)
-        as_shot = bool(clicks) and self.network.uses_support and not (self.network.uses_clicks and shots)
+        as_shot = bool(clicks) and self.network.clicks_are_a_shot(len(shots))
         queries = view.query
         supports = [shot.view.support for shot in shots] + ([view.support] if as_shot else [])
         encoded = now(self.device)
         guidance = self._guidance(shots, supports, view, rows if as_shot else None)
         guided = now(self.device)
         read = rows if self.network.uses_clicks else None
-        refined, objective = None, None
+        refined, objective, unrefined = None, None, None
         refines = self.refinement is not None and len(clicks) >= self.refinement.first_click
         if self.refinement is not None and refines:
             same = before is not None and (before.region == region or not self.refinement.positional)
             last = before.refined if before is not None and same else None
-            found = refine(self.network, view.images, queries, guidance, rows, self.refinement, last)
-            logits, refined = found.logits, found.state
+            found = refine(self.network, view.images, queries, guidance, rows, self.refinement, last, view.frame.box)
+            logits, refined, unrefined = found.logits, found.state, found.seconds_unrefined
             objective = (found.objective_before, found.objective_after)
         else:
             logits = self.network.segment(queries, guidance, read)
         answered = now(self.device) - guided
-        spent = Seconds(encoded - start, guided - encoded, 0.0 if refines else answered, answered if refines else 0.0)
+        plain = answered if unrefined is None else unrefined
+        spent = Seconds(encoded - start, guided - encoded, plain, answered - plain)
         self._spent = Seconds(*map(sum, zip(self._spent, spent, strict=True)))
         probs = self._probs(logits, view.frame)
         if region is not None:
@@ -374,6 +383,8 @@ class InteractiveSession:
     def _checked(self, row: int, col: int, positive: bool, others: Sequence[Click]) -> Click:
         """The click, if it may stand beside the others."""
         height, width = self.image.shape[:2]
+        if not _whole((row, col), 2):
+            raise FewsegError("click", (row, col), "two whole numbers, row and column", "round them")
         if not (0 <= row < height and 0 <= col < width):
             expected = f"a pixel of the image of {height} x {width} (height x width)"
             raise FewsegError("click", (row, col), expected, "click inside it")
@@ -386,7 +397,8 @@ class InteractiveSession:
     def _without(self, items: tuple[Any, ...], number: int, what: str) -> tuple[Any, ...]:
         if not 0 <= number < len(items):
             expected = f"a number from 0 to {len(items) - 1}" if items else f"a session with {what}"
-            raise FewsegError("number", number, expected, f"there are {len(items)} {what}")
+            remedy = f"there are {len(items)} {what}" if items else f"add {what} first"
+            raise FewsegError("number", number, expected, remedy)
         return (*items[:number], *items[number + 1 :])
 
     def _shot(self, pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> _Shot:
@@ -422,6 +434,15 @@ class InteractiveSession:
         frame, seen = self._view(region).frame, clicks if region is None else clicks_in(clicks, region)
         rows = pad_clicks([[(*frame.to_network(row, col), label) for row, col, label in seen]]).to(self.device)
         return torch.cat([rows, mirrored_clicks(rows, self.canvas[1])]) if self.flip else rows
+
+
+def _whole(values: Any, count: int) -> bool:
+    """Whether these are so many whole numbers."""
+    return (
+        isinstance(values, tuple | list)
+        and len(values) == count
+        and all(isinstance(v, int | np.integer) for v in values)
+    )
 
 
 def _pair(image: Picture, annotation: Picture, name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:

@@ -13,7 +13,6 @@ from fewseg.functional.zoom import (
     next_region,
     paste,
     region_of,
-    zoomed_size,
 )
 
 
@@ -80,12 +79,6 @@ def test_the_crop_of_a_session():
     moved = next_region(first, mask, clicks)
     assert moved == Box(156, 100, 309, 200)  # 221 rows from 200 to 421 times 1.4 about 310.5
     assert next_region(first, np.zeros_like(mask), clicks[:2]) is None
-
-
-def test_the_longer_side_gets_the_target_size():
-    assert zoomed_size(Box(0, 0, 200, 150)) == (400, 300)
-    assert zoomed_size(Box(5, 5, 300, 1200), 600) == (150, 600)
-    assert zoomed_size(Box(0, 0, 1, 1000), 10) == (1, 10)
 
 
 def test_clicks_move_with_the_crop_and_probabilities_move_back():

@@ -23,6 +23,7 @@ from fewseg.episode import NO_CLICK, POSITIVE, VOID, Box, EpisodeBatch, EpisodeS
 from fewseg.errors import FewsegError
 from fewseg.functional.clicks import ClickSampling, append_error_clicks, pad_clicks, sample_clicks
 from fewseg.protocols import get_protocol
+from fewseg.refinement import check_point
 from fewseg.sampling import (
     EpisodeList,
     EvaluationPart,
@@ -458,8 +459,12 @@ class FewShotDataModule(pl.LightningDataModule):
         return self.protocol.evaluation
 
     def setup(self, stage: str) -> None:
-        """Builds the feature cache where asked for, with the encoder of the module about to run."""
-        if self.cache != "features" or (self.evaluation_part.robot and stage in ("test", "predict")):
+        """Checks the point of refinement, and builds the feature cache with the encoder of the module about to run."""
+        tests = stage in ("test", "predict")
+        if self.refine is not None and tests and self.trainer is not None:
+            module: Any = self.trainer.lightning_module
+            check_point(module.network, self.refine, "--data.refine", type(module).__name__)
+        if self.cache != "features" or (self.evaluation_part.robot and tests):
             return
         assert self.trainer is not None
         network: Any = getattr(self.trainer.lightning_module, "network", None)

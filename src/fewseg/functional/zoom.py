@@ -18,8 +18,6 @@ from torch import Tensor
 from fewseg.episode import NO_CLICK, POSITIVE, Box, Click
 from fewseg.errors import FewsegError
 
-TARGET_SIZE = 400  # pixels, of the longer side of a crop; 600 for DAVIS
-
 
 def next_region(
     region: Box | None,
@@ -125,16 +123,6 @@ def clicks_in(clicks: Sequence[Click], region: Box) -> tuple[Click, ...]:
     """
     moved = [Click(row - region.top, col - region.left, label) for row, col, label in clicks]
     return tuple(click for click in moved if 0 <= click.row < region.height and 0 <= click.col < region.width)
-
-
-def zoomed_size(region: Box, target_size: int = TARGET_SIZE) -> tuple[int, int]:
-    """(H, W) to which a crop is resized: its longer side becomes the target size.
-
-    >>> zoomed_size(Box(0, 0, 100, 200))
-    (200, 400)
-    """
-    factor = target_size / max(region.height, region.width)
-    return max(round(region.height * factor), 1), max(round(region.width * factor), 1)
 
 
 def paste(probs: npt.NDArray[np.float32], region: Box, size: tuple[int, int]) -> npt.NDArray[np.float32]:

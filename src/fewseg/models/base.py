@@ -174,8 +174,9 @@ class FewShotSegmentor(pl.LightningModule):
         """
         shares = self.guidance.compute()
         figures = {} if shares is None else {f"guidance_{name}": share for name, share in shares._asdict().items()}
-        if self.objectives:
-            before, after = np.array(self.objectives).T
+        finite = [pair for pair in self.objectives if np.isfinite(pair).all()]
+        if finite:
+            before, after = np.array(finite).T
             figures |= {"objective_before": float(before.mean()), "objective_after": float(after.mean())}
             figures["objective_raised"] = float((after > before).mean())
         return figures

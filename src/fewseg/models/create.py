@@ -6,9 +6,10 @@ import difflib
 import importlib
 import inspect
 import json
+import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pytorch_lightning as pl
 
@@ -53,7 +54,7 @@ def class_named(name: str) -> type[pl.LightningModule]:
 
 
 def check_arguments(method: type[Any], hyper_parameters: Mapping[str, Any]) -> None:
-    """Finds arguments that a class does not have.
+    """Finds arguments that a class does not have, and values that are none of those a ``Literal`` allows.
 
     Raises:
         FewsegError: the first of them.
@@ -69,6 +70,12 @@ def check_arguments(method: type[Any], hyper_parameters: Mapping[str, Any]) -> N
             close = difflib.get_close_matches(key, known, 1)
             remedy = f"did you mean {close[0]}?" if close else "correct the spelling or remove it"
             raise FewsegError(argument, "an unknown argument", wanted, remedy)
+    hints = typing.get_type_hints(method.__init__)
+    for key, value in hyper_parameters.items():
+        choices = typing.get_args(hints.get(key)) if typing.get_origin(hints.get(key)) is Literal else ()
+        if choices and value not in choices:
+            wanted = f"one of {', '.join(map(str, choices))}"
+            raise FewsegError(f"{method.__name__}.{key}", repr(value), wanted, "choose one of them")
 
 
 def _construct(method: type[Module], hyper_parameters: dict[str, Any]) -> Module:

@@ -38,8 +38,8 @@ from fewseg.results import (
     Line,
     amount,
     collect,
-    compare,
     comparison_cells,
+    comparisons,
     figure_text,
     leaderboard,
     points,
@@ -85,7 +85,7 @@ def build_report(out: Path, folds_expected: int | None = None) -> Path:
     sections = [_headline(lines)]
     if lines:
         sections.append(_leaderboard(lines, style))
-    compared = compare(rows, out, reference_of(out))
+    compared = comparisons(rows, out, reference_of(out))
     sections.append(_comparisons(compared, style))
     plots = _plots(lines, rows, style, out)
     sections += [plots, _pictures(lines, style, out), _regenerate(out)]
@@ -273,7 +273,8 @@ def _comparisons(compared: Sequence[Comparison], style: dict[str, Style]) -> str
     several = len({(one.dataset, one.task, one.protocol) for one in compared}) > 1
     for i, (names, members) in enumerate(groups):
         where = f" ({', '.join(names)})" if several else ""
-        for j, (caption, drawn) in enumerate(forest(list(members), style)):
+        shown = [one for one in members if one.reference == compared[0].reference]
+        for j, (caption, drawn) in enumerate(forest(shown, style)):
             plot = embed(drawn, f"compared-{i}-{j}")
             parts.append(f"<figure><figcaption>{_text(caption + where)}</figcaption>{plot}</figure>\n")
     heads, body = comparison_cells(compared)
@@ -291,16 +292,16 @@ def _comparisons(compared: Sequence[Comparison], style: dict[str, Style]) -> str
             swatch = f'<span class="swatch" style="background:{mark}"></span>' if mark else ""
             cells.append(_td(_Cell(swatch + _text(content), by_value.get(head, content), kinds.get(head, ""))))
         rows.append("<tr>" + "".join(cells) + "</tr>\n")
-    reference = compared[0].reference
+    references = ", ".join(dict.fromkeys(one.reference for one in compared))
     return (
-        f"<h2>Compared with {_text(reference)}</h2>\n"
+        f"<h2>Compared with {_text(references)}</h2>\n"
         f'<p class="quiet">{_text(" ".join(COMPARED.split()))} Hollow marks: not separated.</p>\n{"".join(parts)}'
         f'<div class="scroll"><table class="sortable">\n<thead><tr>{top}</tr></thead>\n'
         f"<tbody>\n{''.join(rows)}</tbody>\n</table></div>\n"
     )
 
 
-_TEXT = {"dataset", "task", "protocol", "config", "seen", "note"}  # heads of columns that sort by letters
+_TEXT = {"dataset", "task", "protocol", "config", "against", "seen", "note"}  # heads of columns that sort by letters
 
 
 def _plots(lines: Sequence[Line], rows: Sequence[dict[str, Any]], style: dict[str, Style], out: Path) -> str:
