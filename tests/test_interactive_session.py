@@ -219,6 +219,36 @@ def test_a_bad_edit_is_one_line_and_changes_nothing(edit, message):
         session.undo()
 
 
+def test_a_click_may_not_move_onto_its_opposite_and_needs_whole_numbers():
+    session = session_of("late")
+    session.click(5, 5)
+    session.click(7, 7, positive=False)
+    with pytest.raises(FewsegError, match="clicked with the other label"):
+        session.move_click(0, 7, 7)
+    with pytest.raises(FewsegError, match=r"click: got \(2.7, 3\), expected two whole numbers"):
+        session.click(2.7, 3)
+    assert session.clicks == (Click(5, 5, 1), Click(7, 7, 0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": "256"}, "size: got 256, expected a side of at least 1 pixel"),
+        ({"size": (3, 4, 5)}, "size: got"),
+        ({"threshold": 2.0}, "threshold: got 2.0, expected a probability"),
+        ({"refinement": "features"}, "refinement: got 'features', expected a Refinement or None"),
+    ],
+)
+def test_bad_options_are_one_line(options, message):
+    with pytest.raises(FewsegError, match=message):
+        InteractiveSession(built("late")[0], picture(0), **options)
+
+
+def test_examples_for_a_method_that_reads_none_are_told():
+    with pytest.warns(UserWarning, match="DIOS reads clicks and no examples"):
+        fewseg.segment_image(model("DIOS"), [(picture(1), annotation(1))], picture(0), SIDE)
+
+
 def test_clicks_have_no_limit_and_a_label_may_repeat():
     session = session_of("both")
     for number in range(25):
@@ -265,6 +295,51 @@ def test_the_robot_clicks_in_a_session_where_the_answer_errs_most(protocol):
     assert all(row.seconds_refine > 0 and row.seconds_robot > 0 for row in rows)
 
 
+def asked_for(truth):
+    """A data module and its batch of one made-up episode without supports."""
+    data = FewShotDataModule(Shapes5i(n_train=120, n_val=60), "interactive", n_shot=0, size=SIDE, n_clicks=25)
+    batch = data.batch_of([dataclasses.replace(data.episode_list().specs[0], support_ids=())])
+    image = torch.zeros(1, 3, *truth.shape, dtype=torch.uint8)
+    return data, dataclasses.replace(batch, query_images=image, targets=(truth,), query_masks=truth[None])
+
+
+def answering(value):
+    """A model that segments everything or nothing, whatever is clicked."""
+
+    class Stubborn(FSISNetwork):
+        def segment(self, features, guidance, clicks=None):
+            margin = torch.full((1, 1, *features.image_size), value)
+            return torch.cat([-margin, margin], 1)
+
+    made = model("FSIS")
+    made.network.__class__ = Stubborn
+    return made
+
+
+@pytest.mark.parametrize("place", [(0, 0), (5, 5)])
+def test_an_object_of_one_pixel_is_clicked_once(place):
+    truth = torch.zeros(SIDE, SIDE, dtype=torch.uint8)
+    truth[place] = 1
+    data, batch = asked_for(truth)
+    (reply,) = evaluation.interact(answering(-9.0), batch, data)  # all that is wrong has been clicked
+    assert reply.clicks == (Click(*place, 1),)
+
+
+def test_an_image_without_the_object_is_clicked_once_and_negative():
+    data, batch = asked_for(torch.zeros(SIDE, SIDE, dtype=torch.uint8))
+    (reply,) = evaluation.interact(answering(-9.0), batch, data)
+    assert (reply.clicks, reply.mask.any()) == ((Click(0, 0, 0),), False)
+    (row,) = evaluation.click_rows(batch, [reply], data.evaluation_part, [0])
+    assert (row.tp, row.fp, row.fn, row.tn) == (0, 0, 0, SIDE * SIDE)
+
+
+def test_more_than_twenty_clicks_are_given_where_they_are_asked_for():
+    truth = torch.zeros(SIDE, SIDE, dtype=torch.uint8)
+    truth[:, : SIDE // 2] = 1
+    data, batch = asked_for(truth)
+    assert len(evaluation.interact(answering(9.0), batch, data)[-1].clicks) == 25
+
+
 def test_a_perfect_answer_ends_the_clicking():
     class Knowing(FSISNetwork):
         """Answers with the truth, which is the left half."""
@@ -276,11 +351,8 @@ def test_a_perfect_answer_ends_the_clicking():
 
     made = model("FSIS")
     made.network.__class__ = Knowing
-    data = FewShotDataModule(Shapes5i(n_train=120, n_val=60), "interactive", n_shot=0, size=SIDE)
-    batch = data.batch_of([dataclasses.replace(data.episode_list().specs[0], support_ids=())])
     truth = torch.zeros(SIDE, SIDE, dtype=torch.uint8)
     truth[:, : SIDE // 2] = 1
-    image = torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8)
-    batch = dataclasses.replace(batch, query_images=image, targets=(truth,), query_masks=truth[None])
+    data, batch = asked_for(truth)
     (reply,) = evaluation.interact(made, batch, data)
     assert np.array_equal(reply.mask, truth.numpy())
