@@ -253,7 +253,7 @@ def said_our_way(message: str, program: str = "fewseg fit") -> FewsegError:
     >>> print(said_our_way('Parser key "data.fold":\n  Expected a <class \'int\'>. Got value: x'))
     --data.fold: got x, expected int; see fewseg fit --help
     >>> print(said_our_way("Subcommand 'fit' does not accept option 'data.foldd'"))
-    --data.foldd: got an unknown option, expected one of dataset, protocol, fold, ...; did you mean --data.fold?
+    --data.foldd: got an unknown option, expected an option of FewShotDataModule; did you mean --data.fold?
     """
     keys = re.findall(r'[Pp]arser key "([^"]+)"', message)
     option, help_remedy = ".".join(keys), f"see {program} --help"

@@ -19,12 +19,12 @@ Norm = Callable[[int], nn.Module]
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group norm with eight groups, or fewer where they do not divide the channels: the same for any batch.
+    """Group norm with eight groups, or fewer where these would not hold two channels each: the same for any batch.
 
     >>> group_norm(32).num_groups, group_norm(12).num_groups
-    (8, 4)
+    (8, 2)
     """
-    return nn.GroupNorm(math.gcd(channels, 8), channels)
+    return nn.GroupNorm(math.gcd(channels // 2, 8), channels)
 
 
 def normed(
