@@ -9,7 +9,8 @@ import pytorch_lightning as pl
 import torch
 
 from fewseg.datamodules import FewShotDataModule
-from fewseg.datamodules.few_shot import _Training, collate
+from fewseg.datamodules.assembler import collate
+from fewseg.datamodules.few_shot import _Training
 from fewseg.datasets.base import FewShotDataset, Index
 from fewseg.episode import Box, Frame
 from fewseg.errors import FewsegError

@@ -14,7 +14,7 @@ from torch import nn
 
 import fewseg
 from fewseg.callbacks import Checkpoint, Curve
-from fewseg.datamodules import FewShotDataModule, few_shot
+from fewseg.datamodules import FewShotDataModule, assembler
 from fewseg.datasets import Shapes5i, VocDataset
 from fewseg.datasets.base import FewShotDataset
 from fewseg.errors import FewsegError
@@ -288,12 +288,12 @@ def test_the_cache_of_images_is_bounded(scenes):
     reads = []
     ids = scenes.ids("train")[:4]
     size = sum(array.nbytes for array in scenes.pair(ids[0]))
-    memory = few_shot._Memory(lambda image_id: reads.append(image_id) or scenes.pair(ids[0]), 2 * size)
+    memory = assembler._Memory(lambda image_id: reads.append(image_id) or scenes.pair(ids[0]), 2 * size)
     for image_id in (*ids, *ids):
         assert np.array_equal(memory(image_id)[0], scenes.image(ids[0]))
     assert reads == [*ids, *ids[2:]]  # the first two are kept
     assert memory.held == 2 * size
-    assert data(scenes, cache="images", num_workers=4).assembler.pair.limit == few_shot.CACHE_BYTES // 4
+    assert data(scenes, cache="images", num_workers=4).assembler.pair.limit == assembler.CACHE_BYTES // 4
 
 
 # -------------------------------------------------------------------------------------------------------- geometry
