@@ -38,7 +38,7 @@ from fewseg.functional.iou import (
     percentile_interval,
     positive_iou,
 )
-from fewseg.functional.robot import noc
+from fewseg.functional.robot import iou_at, noc, seconds_per_click
 
 _VERSION_KEY = b"fewseg_row_schema"
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
@@ -236,10 +236,10 @@ def _click_figures(frame: pd.DataFrame, limit: int) -> dict[str, Any]:
     reached before; ``over_limit80``, ..., the number of objects for which they are; ``seconds_at``, the mean seconds of
     network and refinement up to each click; ``seconds_per_click`` and its parts. One click has no NoC.
     """
-    ious = click_ious(frame, limit)
-    figures: dict[str, Any] = {"n_clicks": limit, "iou_at": ious.mean(0).tolist()}
+    ious = click_ious(frame, limit).tolist()
+    figures: dict[str, Any] = {"n_clicks": limit, "iou_at": [iou_at(ious, k) for k in range(1, limit + 1)]}
     for percent in _NOC_PERCENT if limit > 1 else ():
-        needed = noc(ious.tolist(), percent / 100, limit)
+        needed = noc(ious, percent / 100, limit)
         figures |= {f"noc{percent}": needed.mean, f"over_limit{percent}": needed.n_over}
     seconds = {"network": _NETWORK_SECONDS, "refine": ["seconds_refine"], "robot": ["seconds_robot"]}
     known = {part: names for part, names in seconds.items() if frame[names].notna().any(axis=None)}
@@ -247,7 +247,8 @@ def _click_figures(frame: pd.DataFrame, limit: int) -> dict[str, Any]:
     if known:
         waited = spent.drop(columns="robot", errors="ignore").sum(axis=1)  # whoever clicks has no robot
         figures["seconds_at"] = _per_click(frame, waited, limit).fillna(0.0).cumsum(axis=1).mean().tolist()
-        figures["seconds_per_click"] = float(spent.sum(axis=1).mean())
+        clicked = frame.groupby(["episode", "object_id"], dropna=False).size().tolist()
+        figures["seconds_per_click"] = seconds_per_click(float(spent.sum(axis=None)), clicked)
         figures |= {f"seconds_{part}_per_click": float(spent[part].mean()) for part in known}
     return figures
 
