@@ -248,7 +248,7 @@ def _click_figures(frame: pd.DataFrame, limit: int) -> dict[str, Any]:
         waited = spent.drop(columns="robot", errors="ignore").sum(axis=1)  # whoever clicks has no robot
         figures["seconds_at"] = _per_click(frame, waited, limit).fillna(0.0).cumsum(axis=1).mean().tolist()
         clicked = frame.groupby(["episode", "object_id"], dropna=False).size().tolist()
-        figures["seconds_per_click"] = seconds_per_click(float(spent.sum(axis=None)), clicked)
+        figures["seconds_per_click"] = seconds_per_click(float(spent.to_numpy().sum()), clicked)
         figures |= {f"seconds_{part}_per_click": float(spent[part].mean()) for part in known}
     return figures
 
