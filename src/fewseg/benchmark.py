@@ -203,6 +203,13 @@ def _points(path: Path, value: Any) -> int | None:
     raise FewsegError(f"{path}: points", value, "positive counts or 'dense'", "correct the list")
 
 
+def _protocol(where: str, config: Config) -> Protocol:
+    name = str(config.get("protocol", "clean"))
+    if name not in PROTOCOLS:
+        raise FewsegError(where, name, f"one of {', '.join(PROTOCOLS)}", "correct the spelling")
+    return PROTOCOLS[name]
+
+
 def _list(path: Path, config: Config, key: str, default: list[Any]) -> list[Any]:
     value = config.get(key, default)
     if not isinstance(value, list) or not value:
@@ -242,7 +249,7 @@ def plan(path: Path) -> Plan:
     if reference is not None and reference not in configs:
         remedy = "name the method that the others are compared with"
         raise FewsegError(f"{path}: compare", reference, f"one of {', '.join(configs)}", remedy)
-    protocol = get_protocol(str(config.get("protocol", "clean")))
+    protocol = _protocol(f"{path}: protocol", config)
     folds = _list(path, config, "folds", list(range(dataset.n_folds)))
     seeds = _list(path, config, "seeds", [0])
     if len(seeds) > 1 and any(variant.seed is not None for found in variants.values() for variant in found):
@@ -378,7 +385,7 @@ def _tests(
         _known(path, f"tests[{number}].", entry, TEST_KEYS)
         options = _test_options(path, number, entry)
         own = _dataset(path, options) if "dataset" in options else dataset
-        protocol = get_protocol(str(entry.get("protocol", config.get("protocol", "clean"))))
+        protocol = _protocol(f"{path}: tests[{number}].protocol", {**config, **entry})
         tested = _list(path, entry, "folds", folds)
         for fold in tested:
             if fold not in folds or own.n_folds not in (1, dataset.n_folds):
