@@ -38,7 +38,7 @@ import fewseg
 from fewseg import datasets, results
 from fewseg.errors import FewsegError
 from fewseg.functional.files import find_weights
-from fewseg.protocols import Protocol, get_protocol
+from fewseg.protocols import PROTOCOLS, Protocol
 from fewseg.sampling import frozen_list
 
 KEYS = {"data", "methods", "compare", "folds", "shots", "points", "seeds", "protocol", "n_episodes"}
@@ -409,7 +409,7 @@ def _run(one: Training, variant: _Variant, test: _Test, n_shot: int, n_points: i
     fold = one.fold if dataset.n_folds > 1 else 0
     episodes = frozen_list("evaluation", dataset, protocol, fold, n_shot, n_points, test.n_episodes)
     setting = {"protocol": protocol.name, "n_shot": n_shot, "n_points": n_points, "n_episodes": test.n_episodes}
-    asked = one.config["data"].get("train_episodes") or get_protocol(one.config["data"]["protocol"]).evaluation.task
+    asked = one.config["data"].get("train_episodes") or PROTOCOLS[one.config["data"]["protocol"]].evaluation.task
     own = variant.data if test.protocol.evaluation.robot else {}
     data = {**test.options, **own, **setting, "fold": fold, "train_episodes": asked}
     options = {**one.config["data"], **data}
