@@ -43,6 +43,7 @@ benchmark-interactive-points: $(INSTALLED)  ## objects from random points on the
 benchmark-thesis: $(INSTALLED)  ## one support and one click, generated and real (needs FEWSEG_DATA): reports in runs/thesis-*
 	$(BIN)/fewseg benchmark experiments/benchmarks/thesis-shapes.yaml --out runs/thesis-shapes
 	$(BIN)/fewseg benchmark experiments/benchmarks/thesis-voc400.yaml --out runs/thesis-voc400
+	$(BIN)/fewseg benchmark experiments/benchmarks/thesis-voc400-fold0.yaml --out runs/thesis-voc400-fold0
 
 benchmark-interactive-real: $(INSTALLED)  ## a robot clicks on photographs (needs FEWSEG_DATA): report in runs/interactive-real
 	$(BIN)/fewseg benchmark experiments/benchmarks/interactive-real.yaml --out runs/interactive-real
