@@ -305,6 +305,16 @@ def grid_data(grid):
     return yaml.safe_load((grid.parent / "data.yaml").read_text())["data"]
 
 
+def test_a_point_that_a_network_lacks_is_refused_before_anything_is_written(grid, tmp_path):
+    """Also of a method of somebody else, which takes no weights."""
+    methods = {"toy": {"config": str(CONF / "toy.yaml"), "variants": {"+x": {"data": {"refine": "AJ"}}}}}
+    tests = [{"protocol": "interactive", "shots": [1], "n_episodes": 2}]
+    path = changed(grid, methods=methods, pretraining=None, folds=[0], protocol="interactive", tests=tests)
+    with pytest.raises(FewsegError, match=r"methods.toy\+x: refine: got AJ, expected one of image, features for Toy"):
+        benchmark.execute(path, tmp_path / "out", workers=1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_variant_repeats_a_hyper_parameter(grid):
     variants = {"+seeds": {"model": {"steps": 3}, "repeat": {"seed": [4, 7]}}}
     methods = {"tuned": {"config": str(EXPERIMENTS / "models" / "fine-tune.yaml"), "variants": variants}}

@@ -47,13 +47,8 @@ TRAINING_KEYS = {"max_steps", "batch_size", "precision", "validations", "n_val_e
 METHOD_KEYS = {"config", "model", "data", "training", "variants"}
 VARIANT_KEYS = {"data", "model", "repeat"}
 TEST_KEYS = {"data", "protocol", "folds", "shots", "points", "n_episodes"}
-TEST_DATA = {
-    "n_clicks",
-    "refine",
-    "refine_from",
-    "zoom_in",
-    "flip",
-}  # data options of the robot: no training reads them
+# data options of the robot, which no training reads
+TEST_DATA = {"n_clicks", "refine", "refine_from", "zoom_in", "flip"}
 # these change speed, or belong to a run, or stand elsewhere in the identity
 UNHASHED_DATA = {"num_workers", "pin_memory", "eval_batch_size", "n_shot", "n_points", "n_episodes"}
 UNHASHED_DATA |= {"dataset", "protocol"} | TEST_DATA
@@ -532,7 +527,8 @@ def _check(runs: Iterable[Run], pretrainings: Mapping[str, Training]) -> None:
         check_arguments(FewShotDataModule, run.options)
         data = FewShotDataModule(**{**run.options, "dataset": _dataset(Path("data"), run.options)})
         if data.refine is not None:  # what a network offers only the network knows
-            module: Any = build(run.training.config["model"]["class_path"], {**init, "weights": None})
+            blank = {key: None if key == "weights" else value for key, value in init.items()}
+            module: Any = build(run.training.config["model"]["class_path"], blank)
             check_point(module.network, data.refine, f"methods.{run.config}: refine", run.training.method)
     for one in {run.training.id: run.training for run in runs}.values():
         for part in filter(None, (pretrainings.get(one.pretraining or ""), one)):
