@@ -31,6 +31,12 @@ def rewrite(folder, **changes):
 NAMES = ", ".join(models.__all__)
 
 
+@pytest.mark.parametrize("name", ["FSIS", "DIOS", "FBRSNet", "GuidedNet"])
+def test_a_choice_that_does_not_exist_is_refused(name):
+    with pytest.raises(FewsegError, match=rf"{name}.variant: got 'nope', expected one of standard, paper"):
+        fewseg.create_model(name, encoder="tiny", variant="nope")
+
+
 def test_the_registry_holds_methods_only():
     assert fewseg.list_models() == models.__all__
     assert len(set(models.__all__)) == len(models.__all__)

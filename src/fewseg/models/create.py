@@ -70,7 +70,10 @@ def check_arguments(method: type[Any], hyper_parameters: Mapping[str, Any]) -> N
             close = difflib.get_close_matches(key, known, 1)
             remedy = f"did you mean {close[0]}?" if close else "correct the spelling or remove it"
             raise FewsegError(argument, "an unknown argument", wanted, remedy)
-    hints = typing.get_type_hints(method.__init__)
+    try:
+        hints = typing.get_type_hints(method.__init__)
+    except NameError:  # of a class from elsewhere, which imports a type for type checkers only
+        return
     for key, value in hyper_parameters.items():
         choices = typing.get_args(hints.get(key)) if typing.get_origin(hints.get(key)) is Literal else ()
         if choices and value not in choices:
