@@ -26,12 +26,11 @@ from torch import Tensor, nn
 from fewseg.episode import Features
 from fewseg.errors import FewsegError
 from fewseg.functional.annotations import dilate, indicators, silence
-from fewseg.functional.clicks import click_maps, draw_clicks
+from fewseg.functional.clicks import any_positive, click_maps, draw_clicks, no_clicks
 from fewseg.models.base import FewShotSegmentor, Optimizer, Schedule
 from fewseg.models.cofcn import check_dilation
 from fewseg.models.fgbg import FgBgNetwork, PaperFgBgNetwork, check_kernel
 from fewseg.modules.annotated import AMPLITUDE, encode_joined, keep_images, opposed_channels, widen
-from fewseg.modules.click_fusion import any_positive, no_clicks
 from fewseg.modules.encoders import Encoder, ImageEncoder
 from fewseg.modules.fcn32s import Decoder, FCN32s, start
 from fewseg.modules.vgg import refuse_encoder

@@ -25,12 +25,12 @@ from torch import Tensor
 from fewseg.episode import POSITIVE, EpisodeBatch, Features
 from fewseg.errors import FewsegError
 from fewseg.functional.annotations import silence
-from fewseg.functional.clicks import click_maps, pad_clicks, sample_clicks
+from fewseg.functional.clicks import any_positive, click_maps, first_clicks, no_clicks, pad_clicks, sample_clicks
 from fewseg.functional.optimisation import call_changed, evaluating, optimisation, tuned_change
 from fewseg.losses import normalized_focal_loss
 from fewseg.models.base import FewShotSegmentor, Optimizer, Schedule
 from fewseg.modules.annotated import keep_images
-from fewseg.modules.click_fusion import ClickFusion, any_positive, first_clicks, no_clicks
+from fewseg.modules.click_fusion import ClickFusion
 from fewseg.modules.deeplab import DeepLabV3Plus, group_norm
 from fewseg.modules.encoders import Encoder
 from fewseg.network import SegmentorNetwork

@@ -29,13 +29,13 @@ from torch import Tensor, nn
 from fewseg.episode import POSITIVE, Features
 from fewseg.errors import FewsegError
 from fewseg.functional.annotations import annotated, silence, weights_of
-from fewseg.functional.clicks import click_maps
+from fewseg.functional.clicks import any_positive, click_maps, no_clicks
 from fewseg.functional.geometry import upsample
 from fewseg.functional.pooling import masked_map, masked_mean, peak_one
 from fewseg.functional.similarity import nearest_product, unit
 from fewseg.models.base import FewShotSegmentor, Optimizer, Schedule
 from fewseg.modules.annotated import with_fixed_norms
-from fewseg.modules.click_fusion import ClickFusion, any_positive, no_clicks
+from fewseg.modules.click_fusion import ClickFusion
 from fewseg.modules.encoders import Embedding, Encoder, ImageEncoder
 from fewseg.modules.vgg import VGG16, refuse_encoder
 from fewseg.network import SegmentorNetwork

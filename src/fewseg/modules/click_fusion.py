@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fewseg.episode import NO_CLICK, POSITIVE
 from fewseg.errors import FewsegError
 
 _SLOPE = 0.2
@@ -92,34 +91,3 @@ class ClickFusion(nn.Module):
         joined = torch.cat([part.expand(n, -1, -1, -1) for part in (images, maps.to(images.dtype))], 1)
         fused: Tensor = self.restore(self.norm(self.activation(self.squeeze(joined))))
         return fused
-
-
-def any_positive(clicks: Tensor) -> Tensor:
-    """(B,) bool: whether an episode has a positive click. Maps of floats, which refinement optimises, count as having.
-
-    Args:
-        clicks: (B, N, 3) integer rows (row, col, label), or (B, 2, H, W) floats.
-
-    >>> any_positive(torch.tensor([[[3, 4, 0], [5, 6, 1]], [[3, 4, 0], [0, 0, -1]]]))
-    tensor([ True, False])
-    """
-    if clicks.is_floating_point():
-        return torch.ones(len(clicks), dtype=torch.bool, device=clicks.device)
-    return (clicks[..., 2] == POSITIVE).any(1)
-
-
-def first_clicks(clicks: Tensor, limit: int | None) -> Tensor:
-    """The clicks (B, N, 3) of which only the first ``limit`` of each episode are left; the rest becomes padding.
-
-    >>> first_clicks(torch.tensor([[[0, 0, -1], [3, 4, 1], [5, 6, 0], [7, 8, 1]]]), 2)[0, :, 2].tolist()
-    [-1, 1, 0, -1]
-    """
-    if limit is None or clicks.is_floating_point():
-        return clicks
-    late = (clicks[..., 2] != NO_CLICK).cumsum(1) > limit
-    return clicks.masked_fill(late[..., None], NO_CLICK)
-
-
-def no_clicks(like: Tensor) -> Tensor:
-    """The clicks (1, 0, 3) of a query without any, on the device of a tensor."""
-    return torch.zeros(1, 0, 3, dtype=torch.int32, device=like.device)
