@@ -14,12 +14,12 @@ from fewseg.datamodules.few_shot import _Training
 from fewseg.datasets.base import FewShotDataset, Index
 from fewseg.episode import Box, Frame
 from fewseg.errors import FewsegError
+from fewseg.functional.label_maps import draw_object_clicks
 from fewseg.models import GuidedNet
 from fewseg.protocols import INTERACTIVE, INTERACTIVE_COMPONENT, INTERACTIVE_POINTS, THESIS
 from fewseg.sampling import (
     ObjectPool,
     ObjectSampler,
-    draw_object_clicks,
     evaluation_list,
     frozen_list,
     object_pool,

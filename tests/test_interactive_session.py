@@ -14,10 +14,10 @@ from fewseg.datamodules import FewShotDataModule
 from fewseg.datasets import Shapes5i
 from fewseg.episode import Click
 from fewseg.errors import FewsegError
+from fewseg.functional.label_maps import annotation_map
 from fewseg.functional.robot import next_click
 from fewseg.models.fsis import FSISNetwork
 from fewseg.refinement import Refinement
-from fewseg.sampling import annotation_map
 from fewseg.session import InteractiveSession
 
 torch.set_num_threads(1)

@@ -17,8 +17,12 @@ from fewseg.datamodules import FewShotDataModule
 from fewseg.datasets import Shapes5i
 from fewseg.episode import Box, EpisodeBatch, EpisodeSpec, Frame
 from fewseg.errors import FewsegError
+from fewseg.functional.label_maps import annotation_map, oslsm_cells
 from fewseg.protocols import OSLSM, PROTOCOLS, SGONE, SGONE_MULTICLASS
-from fewseg.sampling import annotation_map, evaluation_list, groups, oslsm_cells
+from fewseg.sampling import (
+    evaluation_list,
+    groups,
+)
 from test_sampling import TinyDataset
 
 torch.set_num_threads(1)

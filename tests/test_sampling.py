@@ -14,6 +14,13 @@ from fewseg.datasets.base import FewShotDataset, Index
 from fewseg.datasets.pascal import Voc400, foreign_list
 from fewseg.episode import EpisodeSpec
 from fewseg.errors import FewsegError
+from fewseg.functional.label_maps import (
+    annotation_map,
+    draw_points,
+    oslsm_cells,
+    query_mask,
+    sub_seed,
+)
 from fewseg.protocols import CLEAN, CLEAN_MIXED, HSNET, OSLSM, PANET, PFENET, REVOLVER, SGONE
 from fewseg.sampling import (
     EpisodeList,
@@ -21,14 +28,9 @@ from fewseg.sampling import (
     Pool,
     TrainingPart,
     TrainingSampler,
-    annotation_map,
-    draw_points,
     evaluation_list,
     evaluation_pool,
-    oslsm_cells,
     python2_shuffle,
-    query_mask,
-    sub_seed,
     training_pool,
     validation_list,
     validation_pool,

@@ -409,8 +409,7 @@ def _run(one: Training, variant: _Variant, test: _Test, n_shot: int, n_points: i
     data = {**test.options, **own, **setting, "fold": fold, "train_episodes": asked}
     options = {**one.config["data"], **data}
     part = dataclasses.asdict(protocol.evaluation)
-    if protocol.evaluation.interaction is None:  # so that semantic runs keep the ids that they had before
-        del part["interaction"]
+    part = {k: v for k, v in part.items() if k not in ("interaction", "video") or v is not None}  # as ids were before
     identity = {
         "training": one.id,
         "part": part,

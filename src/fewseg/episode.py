@@ -225,17 +225,38 @@ def _each_tensor(record: _Record, change: Callable[[Tensor], Tensor]) -> _Record
 class VideoEpisode:
     """One video to evaluate on, never held in memory whole; training uses EpisodeBatches of frame pairs.
 
+    The points of its spec are labelled with the number of an object, 0 for the background: what is positive for one
+    object is negative for the others.
+
     Args:
         frames: lazy sequence of (H, W, 3) uint8 RGB arrays.
-        annotations: frame index -> (objects, H, W) uint8 annotation maps.
+        annotations: frame index -> (objects, H, W) uint8 annotation maps; object ``i + 1`` has map ``i``.
         targets: lazy sequence of (objects, H, W) uint8 masks, or None where a frame has no truth.
-        spec: what was drawn; ``query_id`` names the sequence.
+        spec: what was drawn; ``query_id`` names the sequence, ``support_ids`` the annotated frames.
+        frame_ids: of all frames, in order of time.
     """
 
     frames: Sequence[npt.NDArray[np.uint8]]
     annotations: Mapping[int, npt.NDArray[np.uint8]]
     targets: Sequence[npt.NDArray[np.uint8] | None]
     spec: EpisodeSpec
+    frame_ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.frame_ids)
+
+    @property
+    def n_objects(self) -> int:
+        """Objects that are asked for, numbered from 1."""
+        return len(next(iter(self.annotations.values())))
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> VideoEpisode:
+        """Itself: frames go to the device one by one."""
+        return self
+
+    def pin_memory(self) -> VideoEpisode:
+        """Itself."""
+        return self
 
 
 ROW_SCHEMA_VERSION = 1

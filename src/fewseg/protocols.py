@@ -13,9 +13,9 @@ from __future__ import annotations
 import dataclasses
 
 from fewseg.errors import FewsegError
-from fewseg.sampling import EvaluationPart, Interaction, Protocol, TrainingPart
+from fewseg.sampling import EvaluationPart, Interaction, Protocol, TrainingPart, Video
 
-__all__ = ["PROTOCOLS", "EvaluationPart", "Interaction", "Protocol", "TrainingPart", "get_protocol"]
+__all__ = ["PROTOCOLS", "EvaluationPart", "Interaction", "Protocol", "TrainingPart", "Video", "get_protocol"]
 
 _MORE_THAN_TWO_CELLS = 3
 _HSNET_FOLDS = range(4)
@@ -177,9 +177,30 @@ THESIS = Protocol(
     "interactive. It evaluated fold 0 alone and trained on VOC train with SBD; here train is the data set's own.",
 )
 
+VIDEO = Protocol(
+    "video",
+    TrainingPart(min_area=_LEAST_OBJECT, hold_out_tenth=True, classes="all"),
+    EvaluationPart(n_episodes=None, min_area=1, void="background", support_void="background", video=Video("first")),
+    "Semi-supervised DAVIS: the first K frames are annotated, all objects of the first frame are followed, scored at "
+    "original size without the first and the last frame, void is background; J and F are means over objects. Trains "
+    "on pairs of frames of the training videos, one random object each. Approximate where points are given: revolver's "
+    "are not known, these are drawn from the first frames once per video.",
+)
+
+INTERACTIVE_VIDEO = Protocol(
+    "interactive-video",
+    VIDEO.training,
+    dataclasses.replace(VIDEO.evaluation, video=Video("random")),
+    "Section 5.4 of the guided networks' papers: K random frames of the video are annotated, with P points per object "
+    "and for the background; positive IU over all frames but the first and the last. Lists are nested in K and in P. "
+    "All objects of the video are asked for, so that figures for different K share their objects; one that none of the "
+    "annotated frames shows is answered with background.",
+)
+
 _ALL = (
     *(CLEAN, CLEAN_MIXED, ORACLE, OSLSM, SGONE, SGONE_MULTICLASS, HSNET, PFENET, PANET, REVOLVER),
     *(INTERACTIVE, INTERACTIVE_COMPONENT, INTERACTIVE_POINTS, THESIS),
+    *(VIDEO, INTERACTIVE_VIDEO),
 )
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in _ALL}
 

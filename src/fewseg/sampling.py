@@ -19,22 +19,28 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Literal, NamedTuple, TypeVar, get_args
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
-from fewseg.datasets.base import FewShotDataset, LabelMap
+from fewseg.datasets.base import FewShotDataset
 from fewseg.datasets.paths import cache_dir, write_atomic
-from fewseg.episode import NEGATIVE, POSITIVE, UNKNOWN, VOID, Click, EpisodeSpec, Point, Task
+from fewseg.episode import EpisodeSpec, Point, Task
 from fewseg.errors import FewsegError
+from fewseg.functional.iou import Void
+from fewseg.functional.label_maps import (
+    annotation_map,
+    draw_object_clicks,
+    draw_points,
+    object_map,
+    oslsm_cells,
+    random_state,
+    sub_seed,
+)
 
-Void = Literal["ignore", "background", "foreground"]
 Draw = Literal["uniform", "oslsm", "oslsm_every_class", "hsnet", "pfenet", "panet", "every_mask"]
 ScoringSize = Literal["original", "longer_square"] | tuple[int, int]
 PointMode = Literal["dense", "sparse", "mixed"]
 Entry = tuple[str, int]  # (image id, class id): one mask
 Target = tuple[str, int]  # (image id, object id): one object
-Map = npt.NDArray[np.uint8]
 
 MIXED_COUNTS = (0, 1, 2, 5, 10)  # of annotated pixels, beside the n_points that was asked for
 MAX_TRAINING_POINTS = 99  # the guided networks train on 0 to 99 points a label
@@ -89,6 +95,18 @@ class Interaction:
 
 
 @dataclasses.dataclass(frozen=True)
+class Video:
+    """Which frames of a video are annotated; every object of the data set's maps is asked for, and all frames follow.
+
+    Args:
+        frames: ``first``, the first K frames in order (semi-supervised DAVIS), or ``random``, K frames drawn at random
+            from the whole video (interactive video of the guided networks; nested in K).
+    """
+
+    frames: Literal["first", "random"] = "first"
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationPart:
     """Which episodes test a fold, and how they are scored.
 
@@ -112,6 +130,7 @@ class EvaluationPart:
         runs: the list is this many runs in a row, each with its own seed; figures are means over runs.
         threshold: on the foreground probability.
         interaction: how queries are clicked; None where episodes ask for a class, not for an object.
+        video: which frames are annotated, where an episode is a whole video; else None.
     """
 
     split: str = "val"
@@ -131,10 +150,13 @@ class EvaluationPart:
     runs: int = 1
     threshold: float = 0.5
     interaction: Interaction | None = None
+    video: Video | None = None
 
     @property
     def task(self) -> Task:
         """The task of the episodes."""
+        if self.video is not None:
+            return "video" if self.video.frames == "first" else "interactive_video"
         return "semantic" if self.interaction is None else "interactive"
 
     @property
@@ -245,130 +267,6 @@ def groups(specs: Sequence[EpisodeSpec]) -> list[range]:
     """
     starts = [i for i, spec in enumerate(specs) if i == 0 or spec.group is None or spec.group != specs[i - 1].group]
     return list(map(range, starts, [*starts[1:], len(specs)]))
-
-
-def sub_seed(*key: int | str) -> int:
-    """A 32-bit seed from a tuple of plain ints and strings: the one way seeds are derived from seeds.
-
-    >>> sub_seed("clean", 0, 3)
-    2514994792
-    """
-    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:4], "big")
-
-
-def _rng(*key: int | str) -> np.random.RandomState:
-    return np.random.RandomState(sub_seed(*key))
-
-
-# ---------------------------------------------------------------------------------------------------- label maps
-
-
-def annotation_map(label: LabelMap, class_id: int, void: Void = "ignore") -> Map:
-    """The dense annotation of one class: 1 where the label is the class, 0 elsewhere; novel classes count as elsewhere.
-
-    Args:
-        label: (H, W) uint8 class ids, 255 void.
-        class_id: the foreground.
-        void: void pixels become unknown (255), negative or positive.
-
-    Returns:
-        (H, W) uint8 of 0, 1 and 255.
-
-    >>> annotation_map(np.uint8([[0, 3, 7, 255]]), 3)
-    array([[  0,   1,   0, 255]], dtype=uint8)
-    """
-    table = np.zeros(256, np.uint8)
-    table[class_id] = POSITIVE
-    table[VOID] = {"ignore": UNKNOWN, "background": NEGATIVE, "foreground": POSITIVE}[void]
-    return np.asarray(cv2.LUT(label, table), np.uint8)
-
-
-def query_mask(label: LabelMap, class_id: int, void: Void = "ignore") -> Map:
-    """The truth of one class, (H, W) uint8 of 0, 1 and 255 = void: an annotation map whose unknown pixels are void.
-
-    >>> query_mask(np.uint8([[0, 3, 7, 255]]), 3, "background")
-    array([[0, 1, 0, 0]], dtype=uint8)
-    """
-    return annotation_map(label, class_id, void)
-
-
-def oslsm_cells(mask: npt.NDArray[np.bool_]) -> int:
-    """How many cells of OSLSM's grid an object fills; OSLSM keeps objects with more than two.
-
-    The mask (H, W) is padded by 15 pixels at the top and left, filled up to a multiple of 32 and shrunk 32 times by
-    nearest neighbour, read as the cell's first pixel.
-
-    >>> oslsm_cells(np.ones((64, 96), bool))
-    6
-    """
-    return int(mask[17::32, 17::32].sum())  # row and column 0 of the grid lie in the padding: 32 k - 15
-
-
-def draw_points(
-    annotation: Map, n_points: int | tuple[int, int], seed: int, short_label: Literal["all", "none"] = "all"
-) -> list[tuple[int, int, int]]:
-    """Pixels of an annotation, uniform over each label without replacement; unknown pixels are never drawn.
-
-    Draws are nested: for one seed, the points for n + 1 contain those for n. A label with fewer pixels than asked for
-    gives all it has; revolver (shelhamer/revolver df5b72b) gives none, which is ``short_label="none"``.
-
-    Args:
-        annotation: (H, W) uint8 of 0, 1 and 255.
-        n_points: pixels of each label, or (negative, positive).
-        seed: any integer.
-        short_label: what a label with too few pixels gives.
-
-    Returns:
-        Rows of (row, col, label), negatives first.
-
-    Raises:
-        FewsegError: a count below 0.
-
-    >>> draw_points(np.uint8([[0, 1, 255]]), 5, seed=0)
-    [(0, 0, 0), (0, 1, 1)]
-    """
-    counts = (n_points, n_points) if isinstance(n_points, int) else n_points
-    if min(counts) < 0:
-        raise FewsegError("n_points", n_points, "0 or more", "ask for a number of pixels, or None for dense masks")
-    points = []
-    for label, count in zip((NEGATIVE, POSITIVE), counts, strict=True):
-        pixels = np.flatnonzero(annotation == label)
-        if short_label == "none" and len(pixels) < count:
-            continue
-        uniform = _rng("points", seed, label).random_sample(min(count, len(pixels)))
-        moved: dict[int, int] = {}  # Fisher-Yates over a sparse array: the prefix of a permutation without the rest
-        for i, u in enumerate(uniform.tolist()):
-            j = i + int(u * (len(pixels) - i))
-            row, col = divmod(int(pixels[moved.get(j, j)]), annotation.shape[1])
-            moved[j] = moved.get(i, i)
-            points.append((row, col, label))
-    return points
-
-
-def object_map(objects: LabelMap, label: LabelMap) -> LabelMap:
-    """The instance numbers of an image (H, W) uint8, void wherever one of its two maps is void.
-
-    ``annotation_map`` and ``query_mask`` take it in place of class ids and an object id in place of a class.
-
-    >>> object_map(np.uint8([[1, 2, 255, 0]]), np.uint8([[5, 255, 5, 0]]))
-    array([[  1, 255, 255,   0]], dtype=uint8)
-    """
-    return np.where(label == VOID, np.uint8(VOID), objects)
-
-
-def draw_object_clicks(
-    annotation: Map, n_points: int, seed: int, short_label: Literal["all", "none"] = "all"
-) -> tuple[Click, ...]:
-    """``draw_points`` as clicks: positive and negative in turn, positive first.
-
-    With ``short_label="all"`` the clicks for n are the first of those for n + 1.
-
-    >>> draw_object_clicks(np.uint8([[0, 1, 255]]), 5, seed=0)
-    (Click(row=0, col=1, label=1), Click(row=0, col=0, label=0))
-    """
-    drawn = [Click(*point) for point in draw_points(annotation, n_points, seed, short_label)]
-    labels = [[click for click in drawn if click.label == label] for label in (POSITIVE, NEGATIVE)]
-    return tuple(click for pair in itertools.zip_longest(*labels) for click in pair if click is not None)
 
 
 # --------------------------------------------------------------------------------------------------------- pools
@@ -702,7 +600,7 @@ def _with_clicks(
 
 def _mixed_counts(seed: int, shot: int, n_points: int) -> tuple[int, int]:
     """(negative, positive) counts of one support; the first support has a positive, so that the task is defined."""
-    rng, options = _rng("counts", seed, shot), (*MIXED_COUNTS, n_points)
+    rng, options = random_state("counts", seed, shot), (*MIXED_COUNTS, n_points)
     return options[rng.randint(len(options))], options[rng.randint(1 if shot == 0 else 0, len(options))]
 
 
@@ -724,7 +622,7 @@ def _draw_uniform(
 
     @functools.cache
     def order(class_id: int, lap: int) -> list[int]:
-        return [int(i) for i in _rng(*key, "queries", class_id, lap).permutation(len(by_class[class_id]))]
+        return [int(i) for i in random_state(*key, "queries", class_id, lap).permutation(len(by_class[class_id]))]
 
     episodes = []
     for e in range(n_episodes):
@@ -733,7 +631,7 @@ def _draw_uniform(
         ids = by_class[class_id]
         lap, position = divmod(turn, len(ids))
         query = order(class_id, lap)[position]
-        supports = [i for i in _rng(*key, "supports", e).permutation(len(ids)) if i != query]
+        supports = [i for i in random_state(*key, "supports", e).permutation(len(ids)) if i != query]
         episodes.append(_Episode(ids[query], tuple(ids[i] for i in supports[:n_shot]), class_id))
     return episodes
 
@@ -748,7 +646,7 @@ def _draw_objects(
     """
     key = (purpose, part.seed, fold)
     orders = {
-        c: [objects[i] for i in _rng(*key, "objects", c).permutation(len(objects))]
+        c: [objects[i] for i in random_state(*key, "objects", c).permutation(len(objects))]
         for c, objects in pool.objects.items()
     }
     turns = itertools.zip_longest(*orders.values())
@@ -756,7 +654,7 @@ def _draw_objects(
     episodes = []
     for e, (class_id, (query, object_id)) in enumerate(drawn[:n_episodes]):
         ids = pool.images[class_id]
-        others = [ids[i] for i in _rng(*key, "object supports", e).permutation(len(ids)) if ids[i] != query]
+        others = [ids[i] for i in random_state(*key, "object supports", e).permutation(len(ids)) if ids[i] != query]
         episodes.append(_Episode(query, tuple(others[:n_shot]), class_id, object_id=object_id))
     return episodes
 
@@ -810,7 +708,7 @@ def _draw_oslsm_every_class(
         for c in ids:
             supports = own
             if c != class_id:
-                order = _rng("every class", part.seed, fold, number, c).permutation(len(ids[c]))
+                order = random_state("every class", part.seed, fold, number, c).permutation(len(ids[c]))
                 supports = tuple(ids[c][i] for i in order if ids[c][i] != query)[:n_shot]
             episodes.append(_Episode(query, supports, c, number))
     return episodes

@@ -30,6 +30,7 @@ from fewseg.datasets.base import FewShotDataset
 from fewseg.episode import EpisodeBatch, EpisodeSpec
 from fewseg.errors import FewsegError
 from fewseg.functional.clicks import ClickSampling, append_error_clicks
+from fewseg.functional.label_maps import annotation_map, sub_seed
 from fewseg.protocols import get_protocol
 from fewseg.refinement import check_point
 from fewseg.sampling import (
@@ -40,11 +41,9 @@ from fewseg.sampling import (
     TrainingDraw,
     TrainingPart,
     TrainingSampler,
-    annotation_map,
     frozen_list,
     groups,
     object_pool,
-    sub_seed,
     training_pool,
 )
 from fewseg.transforms import Augmentation, FitMode

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from fewseg.datasets.base import Image, LabelMap
-from fewseg.datasets.files import ObjectDataset
 from fewseg.datasets.paths import resolve_root
+from fewseg.datasets.video import VideoDataset
 from fewseg.datasets.voc import read_ids, read_image, read_label
 from fewseg.episode import VOID
 from fewseg.errors import FewsegError
 
 
-class Davis(ObjectDataset):
+class Davis(VideoDataset):
     """Frames of DAVIS as single images with objects, for the interactive task. An image id is ``<sequence>/<frame>``.
 
     The tree is DAVIS's own: ``JPEGImages/<resolution>/<sequence>/00000.jpg``, ``Annotations/...png`` likewise, and
