@@ -21,17 +21,21 @@ SEMANTIC = [
     "revolver",
 ]
 INTERACTIVE = ["interactive", "interactive-component", "interactive-points", "thesis"]
-NAMES = [*SEMANTIC, *INTERACTIVE]
+VIDEO = ["video", "interactive-video"]
+NAMES = [*SEMANTIC, *INTERACTIVE, *VIDEO]
 
 
 def test_names():
     assert list(PROTOCOLS) == NAMES
     assert all(get_protocol(name).name == name and get_protocol(name).note for name in NAMES)
-    with pytest.raises(FewsegError, match=r"protocol: got clena, expected one of clean, clean-mixed, .*thesis"):
+    with pytest.raises(
+        FewsegError,
+        match=r"protocol: got clena, expected one of clean, clean-mixed, .*thesis, video, interactive-video",
+    ):
         get_protocol("clena")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*SEMANTIC, *INTERACTIVE])
 def test_every_protocol_trains_and_tests_on_a_small_data_set(name):
     protocol, dataset = get_protocol(name), ListedDataset()
     for n_points in (2, *([] if name == "clean-mixed" else [None])):
@@ -87,7 +91,7 @@ def test_what_the_author_protocols_are_known_for():
 def test_what_the_interactive_protocols_are_known_for():
     parts = {name: get_protocol(name).evaluation for name in INTERACTIVE}
     assert all(
-        p.interaction is None and p.task == "semantic"
+        p.interaction is None and p.video is None and p.task == "semantic"
         for n, p in PROTOCOLS.items()
         for p in [p.evaluation]
         if n in SEMANTIC
@@ -112,6 +116,18 @@ def test_what_the_interactive_protocols_are_known_for():
     }
     trained = get_protocol("interactive").training
     assert dataclasses.replace(trained, min_area=1) == CLEAN.training
+
+
+def test_what_the_video_protocols_are_known_for():
+    parts = {name: get_protocol(name).evaluation for name in VIDEO}
+    assert [(p.video.frames, p.task) for p in parts.values()] == [("first", "video"), ("random", "interactive_video")]
+    assert [n for n, p in PROTOCOLS.items() if p.evaluation.video is not None] == VIDEO
+    for part in parts.values():
+        assert (part.void, part.support_void, part.scoring_size) == ("background", "background", "original")
+        assert (part.split, part.n_episodes, part.threshold, part.interaction) == ("val", None, 0.5, None)
+    trained = [get_protocol(name).training for name in VIDEO]
+    assert trained[0] == trained[1]
+    assert (trained[0].hold_out_tenth, trained[0].classes, trained[0].min_area) == (True, "all", 64)
 
 
 def test_lists_are_the_same_on_every_platform_and_python():

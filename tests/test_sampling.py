@@ -145,6 +145,20 @@ def test_points_are_nested_distinct_equal_and_never_void(few, more, seed, height
     assert set(points) <= set(draw_points(annotation, few + more, seed))
 
 
+def test_points_of_other_labels_are_drawn_alike():
+    objects = np.zeros((20, 30), np.uint8)
+    objects[:, 10:], objects[:, 20:], objects[0] = 1, 4, 255
+    two = draw_points(np.where(objects == 4, np.uint8(255), objects), 6, seed=3)
+    assert draw_points(objects, 6, seed=3, labels=(0, 1, 4))[:12] == two
+    alone = draw_points(objects, 6, seed=3, labels=(4,))
+    assert alone == draw_points(objects, (2, 6), seed=3, labels=(0, 4))[2:]
+    assert len(set(alone)) == 6
+    assert all(objects[row, col] == label == 4 for row, col, label in alone)
+    assert draw_points(objects, 6, seed=3, labels=()) == draw_points(objects, 6, seed=3, labels=(9,)) == []
+    with pytest.raises(FewsegError, match="n_points: got -1"):
+        draw_points(objects, -1, seed=3, labels=(0, 4))
+
+
 def test_points_are_uniform():
     annotation = np.zeros((1, 4), np.uint8)
     hits = np.zeros((4, 4))

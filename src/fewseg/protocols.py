@@ -194,7 +194,7 @@ INTERACTIVE_VIDEO = Protocol(
     "Section 5.4 of the guided networks' papers: K random frames of the video are annotated, with P points per object "
     "and for the background; positive IU over all frames but the first and the last. Lists are nested in K and in P. "
     "All objects of the video are asked for, so that figures for different K share their objects; one that none of the "
-    "annotated frames shows is answered with background.",
+    "annotated frames shows is answered with background. Approximate: the papers' own draws are not known.",
 )
 
 _ALL = (

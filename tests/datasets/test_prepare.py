@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from fewseg.datasets import Pascal5i
+from fewseg.datasets import Davis, Pascal5i
 from fewseg.datasets import prepare as prepare_module
-from fewseg.datasets.prepare import Archive, check, download, prepare, read_sbd
+from fewseg.datasets.prepare import RECORD, Archive, check, download, prepare, read_sbd
 from fewseg.datasets.voc import read_label, write_label
 from fewseg.errors import FewsegError
 
@@ -292,7 +292,7 @@ def test_a_damaged_archive_leaves_nothing(sbd_tgz, tmp_path):
 
 
 def test_wrong_names_and_paths(tmp_path):
-    with pytest.raises(FewsegError, match="pascal5i or shapes"):
+    with pytest.raises(FewsegError, match="pascal5i or davis or shapes or shapes-video"):
         prepare("pascal", tmp_path)
     with pytest.raises(FewsegError, match=r"--archive: got .*nowhere"):
         prepare("pascal5i", tmp_path / "out", [tmp_path / "nowhere.tar"])
@@ -444,3 +444,196 @@ def test_shapes(tmp_path, monkeypatch):
 def test_labels_of_converted_masks_have_vocs_palette(voc_tar, sbd_tgz, tmp_path):
     prepare("pascal5i", tmp_path / "out", [voc_tar, sbd_tgz])
     assert read_label(tmp_path / "out/SegmentationClassAug/s1.png").max() == 12
+
+
+def test_shapes_video(tmp_path, monkeypatch):
+    real = prepare_module.ShapesVideo
+    monkeypatch.setattr(
+        prepare_module,
+        "ShapesVideo",
+        lambda root=None, n_train=2, n_val=1, n_frames=3, seed=0: real(root, n_train, n_val, n_frames, seed),
+    )
+    with pytest.raises(FewsegError, match="fewseg data prepare shapes-video"):
+        check("shapes-video", tmp_path / "videos")
+    lines = prepare("shapes-video", tmp_path / "videos")
+    assert lines[0] == f"shapes-video in {tmp_path / 'videos'}"
+    assert lines[2].startswith("train: 2 videos, 6 frames, 6 masks, ")
+    assert lines[3].startswith("val: 1 videos, 3 frames, 3 masks, ")
+    assert check("shapes-video", tmp_path / "videos") == lines
+    with pytest.raises(FewsegError, match=r"--archive: got a.zip, expected nothing"):
+        prepare("shapes-video", tmp_path / "videos", ["a.zip"])
+    (tmp_path / "videos/Annotations/480p/0001/00001.png").unlink()
+    with pytest.raises(FewsegError, match=r"0001/00001.jpg: got a frame without mask"):
+        check("shapes-video", tmp_path / "videos")
+
+
+# --- DAVIS ------------------------------------------------------------------------------------------------------------
+
+
+def davis(root, sequences, resolution="480p", length=3, binary=False):
+    """Frames and masks of sequences with objects 1 and 2, or with one object of value 255."""
+    for name in sequences:
+        for part in ("JPEGImages", "Annotations"):
+            (root / part / resolution / name).mkdir(parents=True)
+        for i in range(length):
+            mask = np.zeros((6, 8), np.uint8)
+            mask[0], mask[5] = (255, 255) if binary else (1, 2)
+            cv2.imwrite(str(root / f"JPEGImages/{resolution}/{name}/{i:05d}.jpg"), np.full((6, 8, 3), 40, np.uint8))
+            write_label(root / f"Annotations/{resolution}/{name}/{i:05d}.png", mask)
+    return root
+
+
+def lists(root, **content):
+    for name, text in content.items():
+        year, split = name[1:].split("_")
+        (root / "ImageSets" / year).mkdir(parents=True, exist_ok=True)
+        (root / "ImageSets" / year / f"{split}.txt").write_text(text)
+    return root
+
+
+def zipped(root, path, top="DAVIS"):
+    with zipfile.ZipFile(path, "w") as packed:
+        for file in sorted(root.rglob("*.*")):
+            packed.write(file, f"{top}/{file.relative_to(root)}")
+        packed.writestr(f"__MACOSX/{top}/JPEGImages/480p/bear/._00000.jpg", b"junk")
+        packed.writestr(f"{top}/README.md", b"read me")
+    return path
+
+
+@pytest.fixture
+def davis_2017(tmp_path):
+    root = davis(tmp_path / "made/DAVIS", ("bear", "cow"))
+    lists(root, y2016_val="bear\n", y2017_train="bear\n", y2017_val="cow\n")
+    return zipped(root, tmp_path / "DAVIS-2017-trainval-480p.zip")
+
+
+@pytest.fixture
+def davis_2016(tmp_path):
+    """Its lists name files, by resolution."""
+    root = davis(tmp_path / "old/DAVIS", ("bear", "ant"), binary=True)
+    line = "/JPEGImages/480p/{0}/{1:05d}.jpg /Annotations/480p/{0}/{1:05d}.png\n".format
+    train, val = ("".join(line(name, i) for i in range(3)) for name in ("ant", "bear"))
+    lists(root, y480p_train=train, y480p_val=val, y480p_trainval=train + val, y1080p_val=val.replace("480p", "1080p"))
+    return zipped(root, tmp_path / "DAVIS-data.zip")
+
+
+def test_davis_2017_from_its_archive(davis_2017, tmp_path):
+    root = tmp_path / "out/davis"
+    lines = prepare("davis", root, [davis_2017])
+    assert lines[:2] == [
+        "installed 2 videos in JPEGImages/480p from DAVIS-2017-trainval-480p.zip",
+        "installed 2 videos in Annotations/480p from DAVIS-2017-trainval-480p.zip",
+    ]
+    assert "2016 480p: val: 1 videos, 3 frames, 3 masks, 1 objects, 6 x 8 pixels" in lines
+    assert "2017 480p: train: 1 videos, 3 frames, 3 masks, 2 objects, 6 x 8 pixels" in lines
+    fingerprint = Davis(str(root), year=2017, every=1).index().fingerprint
+    assert f"2017 480p: 2 videos with masks, content {fingerprint}" in lines
+    assert sorted(p.name for p in root.iterdir()) == ["Annotations", "ImageSets", "JPEGImages", RECORD]
+    sha256 = hashlib.sha256(davis_2017.read_bytes()).hexdigest()
+    assert lines[-1] == f"made from {davis_2017.name}: {davis_2017.stat().st_size} bytes, SHA-256 {sha256}"
+    before = {p: p.stat().st_mtime_ns for p in root.rglob("*.*g")}
+    # again, from the archive, from one that lies beside the tree, and without any
+    again = [prepare("davis", root, [davis_2017])]
+    davis_2017.replace(root.parent / davis_2017.name)
+    again.append(prepare("davis", root))
+    (root.parent / davis_2017.name).unlink()
+    again.append(prepare("davis", root))
+    assert again == [check("davis", root)] * 3
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_a_second_archive_adds_a_resolution_and_a_lost_video(davis_2017, tmp_path):
+    root = tmp_path / "out"
+    prepare("davis", root, [davis_2017])
+    (root / "JPEGImages/480p/cow").rename(tmp_path / "lost")
+    with pytest.raises(FewsegError, match=r"480p/cow: got no frames"):
+        check("davis", root)
+    full = lists(davis(tmp_path / "full", ("cow",), "Full-Resolution", 4), y2017_val="cow\n")
+    before = sorted(p.relative_to(full) for p in full.rglob("*"))
+    lines = prepare("davis", root, [davis_2017, full])
+    assert "installed 1 videos in JPEGImages/480p from DAVIS-2017-trainval-480p.zip" in lines
+    assert "2017 Full-Resolution: val: 1 videos, 4 frames, 4 masks, 2 objects, 6 x 8 pixels" in lines
+    assert "2017 Full-Resolution: train: none of its videos is here" in lines
+    assert sorted(p.relative_to(full) for p in full.rglob("*")) == before  # the user's folder stays as it was
+
+
+def test_lists_of_davis_2016_become_names(davis_2016, tmp_path):
+    root = tmp_path / "out"
+    lines = prepare("davis", root, [davis_2016])
+    assert "wrote ImageSets/2016/trainval.txt from DAVIS-data.zip: 2 videos" in lines
+    assert (root / "ImageSets/2016/trainval.txt").read_text() == "ant\nbear\n"
+    assert "2016 480p: trainval: 2 videos, 6 frames, 6 masks, 2 objects, 6 x 8 pixels" in lines
+    dataset = Davis(str(root))
+    assert (dataset.sequences("train"), dataset.sequences("val")) == (("ant",), ("bear",))
+    # an unpacked release is completed in place
+    unpacked = tmp_path / "old/DAVIS"
+    with pytest.raises(FewsegError, match=r"no ImageSets/2016 nor ImageSets/2017.*without --archive"):
+        check("davis", unpacked)
+    prepare("davis", unpacked)
+    assert (unpacked / "ImageSets/2016/val.txt").read_text() == "bear\n"
+
+
+def test_masks_of_two_releases_do_not_mix(davis_2017, davis_2016, tmp_path):
+    root = tmp_path / "out"
+    prepare("davis", root, [davis_2016])
+    with pytest.raises(FewsegError, match=r"--archive: got DAVIS-2017.*bear/00000.png is another.*--root of its own"):
+        prepare("davis", root, [davis_2017])
+    assert not (root / "JPEGImages/480p/cow").exists()  # nothing of it is installed
+    assert not (root / "ImageSets/2017").exists()
+    assert not left_over(root)
+
+
+def test_a_list_that_differs_is_kept(davis_2017, tmp_path):
+    root = tmp_path / "out"
+    prepare("davis", root, [davis_2017])
+    (root / "ImageSets/2017/val.txt").write_text("bear\n")
+    kept = f"kept ImageSets/2017/val.txt, which differs from that of {davis_2017.name}"
+    assert kept in prepare("davis", root, [davis_2017])
+    assert (root / "ImageSets/2017/val.txt").read_text() == "bear\n"
+
+
+def test_videos_of_a_challenge_and_strange_objects_are_noted(tmp_path):
+    root = lists(davis(tmp_path / "davis", ("bear", "cow")), y2017_val="bear\n", **{"y2017_test-dev": "cow\n"})
+    for i in (1, 2):
+        (root / f"Annotations/480p/cow/{i:05d}.png").unlink()
+    write_label(root / "Annotations/480p/bear/00002.png", np.full((6, 8), 9, np.uint8))
+    lines = check("davis", root)
+    assert "2017 480p: test-dev: 1 videos, 3 frames, 1 masks, 2 objects, 6 x 8 pixels" in lines
+    assert lines[-2:] == [
+        "2017 480p: note: cow: masks of the first frame only, so it cannot be scored",
+        "2017 480p: note: bear/00002 shows object 9, bear/00000 does not: background under `video`",
+    ]
+
+
+def test_check_stops_at_the_first_video_that_cannot_be_used(tmp_path):
+    root = lists(davis(tmp_path / "davis", ("bear", "cow")), y2017_val="bear\ncow\n")
+    write_label(root / "Annotations/480p/cow/00001.png", np.zeros((6, 9), np.uint8))
+    with pytest.raises(FewsegError, match=r"cow/00001.png: got a mask of 6 x 9 pixels"):
+        check("davis", root)
+    (root / "JPEGImages/480p/bear/00001.jpg").unlink()
+    with pytest.raises(FewsegError, match=r"bear: got 00000.jpg, then 00002.jpg, expected 00001.jpg"):
+        check("davis", root)
+
+
+def test_what_is_no_davis_is_refused(tmp_path):
+    with pytest.raises(FewsegError, match=r"neither a DAVIS tree nor DAVIS-2017.*davischallenge.org.*--archive FILE"):
+        prepare("davis", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(FewsegError, match=r"--archive: got .*nowhere.zip"):
+        prepare("davis", tmp_path / "out", [tmp_path / "nowhere.zip"])
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as packed:
+        packed.writestr("VOC2012/a.txt", b"x")
+    with pytest.raises(FewsegError, match=r"other.zip: got no JPEGImages"):
+        prepare("davis", tmp_path / "out", [tmp_path / "other.zip"])
+    with pytest.raises(FewsegError, match=r"FEWSEG_DATA"):
+        check("davis")
+
+
+@pytest.mark.parametrize("name", ["../evil.jpg", "/evil.jpg", "DAVIS/JPEGImages/480p/../../../../evil.jpg"])
+def test_a_malicious_archive_of_davis_is_refused_whole(davis_2017, tmp_path, name):
+    with zipfile.ZipFile(davis_2017, "a") as packed:
+        packed.writestr(name, b"x")
+    with pytest.raises(FewsegError, match=r"got member"):
+        prepare("davis", tmp_path / "out", [davis_2017])
+    assert not list((tmp_path / "out").iterdir())
+    assert not list(tmp_path.glob("*.jpg"))

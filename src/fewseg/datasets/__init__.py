@@ -6,6 +6,7 @@ from fewseg.datasets.coco import Coco20i
 from fewseg.datasets.davis import Davis
 from fewseg.datasets.pascal import Pascal5i, Voc400
 from fewseg.datasets.shapes import Shapes5i
+from fewseg.datasets.shapes_video import ShapesVideo
 from fewseg.datasets.voc import VocDataset
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "FewShotDataset",
     "Pascal5i",
     "Shapes5i",
+    "ShapesVideo",
     "Voc400",
     "VocDataset",
 ]

@@ -19,17 +19,23 @@ from fewseg.errors import FewsegError
 
 
 class Davis(VideoDataset):
-    """Frames of DAVIS as single images with objects, for the interactive task. An image id is ``<sequence>/<frame>``.
+    """DAVIS, or another tree in its layout. An image id is ``<sequence>/<frame>``.
 
     The tree is DAVIS's own: ``JPEGImages/<resolution>/<sequence>/00000.jpg``, ``Annotations/...png`` likewise, and
-    lists of sequences ``ImageSets/<year>/<split>.txt``. The f-BRS protocol takes 345 frames, a tenth of DAVIS 2016.
-    The default, frames 0, 10, 20, ... of each sequence, is a tenth too, but not the same frames.
+    lists of sequences ``ImageSets/<year>/<split>.txt``. Frames are numbered without a gap. All frames of a sequence
+    have masks, or only the first one, as in the lists of the challenges (``test-dev``); then ``objects`` of the others
+    is an error.
+
+    ``ids`` names the frames that stand for single images in the interactive task. The f-BRS protocol takes 345 of them,
+    a tenth of DAVIS 2016. The default, frames 0, 10, 20, ... of each sequence, is a tenth too, but not the same frames.
 
     Args:
         root: the tree; without it ``$FEWSEG_DATA/davis``.
-        year: whose lists and masks: 2016 (one object a sequence) or 2017 (several).
-        resolution: ``"480p"`` or ``"Full-Resolution"``.
-        every: a split takes every so many-th frame of a sequence, from the first one on.
+        year: whose lists to use and whose objects: 2016 has one object a sequence, to which all objects of a mask are
+            merged; 2017 has several.
+        resolution: ``"480p"`` or ``"Full-Resolution"`` (in the release of 2016 ``"1080p"``).
+        every: a split takes every so many-th frame of a sequence, from the first one on; of a sequence with one mask
+            only the first.
         splits: the lists to use; without it those of ``train`` and ``val`` that are there.
     """
 
@@ -76,24 +82,37 @@ class Davis(VideoDataset):
         path = self.list_path(split)
         if not path.is_file():
             there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
-            raise FewsegError("davis split", f"{split!r}, but {path} is missing", "a list", f"lists there: {there}")
+            raise FewsegError(
+                f"{self.name} split", f"{split!r}, but {path} is missing", "a list", f"lists there: {there}"
+            )
         return read_ids(path)
 
     def frames(self, sequence: str) -> tuple[str, ...]:
         """Image ids of all frames of a sequence, in order of time.
 
         Raises:
-            FewsegError: the sequence has no frames.
+            FewsegError: the sequence has no frames, or their names are not numbers without a gap.
         """
         folder = self._images / sequence
-        frames = tuple(f"{sequence}/{path.stem}" for path in sorted(folder.glob("*.jpg")))
-        if not frames:
+        names = sorted(path.stem for path in folder.glob("*.jpg"))
+        if not names:
             raise FewsegError(folder, "no frames", "a folder of JPEGs", "restore it, or take it off the list")
-        return frames
+        remedy = "restore the frames from the original data, or take the sequence off the list"
+        for i, name in enumerate(names):
+            expected = f"{int(names[i - 1]) + 1:0{len(name)}d}" if i else name
+            if not (name.isascii() and name.isdecimal()):
+                raise FewsegError(folder / f"{name}.jpg", "a name", "the number of the frame, such as 00000", remedy)
+            if name != expected:
+                raise FewsegError(folder, f"{names[i - 1]}.jpg, then {name}.jpg", f"{expected}.jpg", remedy)
+        return tuple(f"{sequence}/{name}" for name in names)
 
     def ids(self, split: str) -> tuple[str, ...]:
-        """Every ``every``-th frame of each sequence of a list."""
-        return tuple(frame for sequence in self.sequences(split) for frame in self.frames(sequence)[:: self.every])
+        """Every ``every``-th frame of each sequence of a list; of a sequence with one mask only the first."""
+        found: list[str] = []
+        for sequence in self.sequences(split):
+            frames = self.frames(sequence)
+            found += frames[:1] if self.first_mask_only(sequence) else frames[:: self.every]
+        return tuple(found)
 
     def image(self, image_id: str) -> Image:
         """(H, W, 3) uint8 RGB; an error if it is absent or truncated."""
@@ -102,12 +121,13 @@ class Davis(VideoDataset):
     def objects(self, image_id: str) -> LabelMap:
         """(H, W) uint8 object numbers, 0 background, 255 void; an error if the mask is absent or in colours.
 
-        In a mask of 0 and 255 only, as in DAVIS 2016, 255 is the object; beside other numbers it is void.
+        In a mask of 0 and 255 only, as in DAVIS 2016, 255 is the object; beside other numbers it is void. All objects
+        are number 1 if ``year`` is 2016.
         """
         mask = read_label(self.label_paths(image_id)[0], equal_channels=True)
-        if not np.isin(mask, (0, VOID)).all():
-            return mask
-        return np.minimum(mask, 1)
+        if np.isin(mask, (0, VOID)).all():
+            return np.minimum(mask, 1)
+        return mask if self.year != 2016 else np.where(mask == VOID, VOID, np.minimum(mask, 1)).astype(np.uint8)
 
     def image_path(self, image_id: str) -> Path:
         """``JPEGImages/<resolution>/<sequence>/<frame>.jpg``."""
@@ -122,8 +142,8 @@ class Davis(VideoDataset):
         return self.root / "ImageSets" / str(self.year) / f"{split}.txt"
 
     def settings(self) -> list[object]:
-        """The folder of the masks."""
-        return [self.resolution]
+        """The folder of the masks, and the year, which says whether their objects are merged."""
+        return [self.resolution, self.year]
 
     @property
     def _images(self) -> Path:

@@ -1,7 +1,8 @@
-"""Builds and checks the data sets on disk: ``fewseg data prepare|check pascal5i|shapes``.
+"""Builds and checks the data sets on disk: ``fewseg data prepare|check pascal5i|davis|shapes|shapes-video``.
 
 PASCAL-5i is put together from archives that the user has (VOC 2012, and SBD or a SegmentationClassAug zip) or from a
-VOC tree; what is neither given nor on disk is downloaded. Archives are untrusted: they are verified before they are
+VOC tree; what is neither given nor on disk is downloaded. DAVIS is put together likewise, but not downloaded, for its
+archives have no published checksum. Archives are untrusted: they are verified before they are
 unpacked, members that would leave the folder are refused, and folders get their names only when they are whole.
 """
 
@@ -22,29 +23,39 @@ import urllib.request
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from fewseg.datasets import shapes, shapes_video
 from fewseg.datasets.base import LabelMap
+from fewseg.datasets.davis import Davis
 from fewseg.datasets.files import FileDataset
 from fewseg.datasets.pascal import FOREIGN_LISTS, Pascal5i, foreign_list
 from fewseg.datasets.paths import data_root, write_atomic
-from fewseg.datasets.shapes import MARKER, Shapes5i, default_tree, read_marker
-from fewseg.datasets.voc import LISTS, VOC_CLASSES, read_ids, write_label
+from fewseg.datasets.shapes import Shapes5i
+from fewseg.datasets.shapes_video import ShapesVideo
+from fewseg.datasets.video import VideoDataset
+from fewseg.datasets.voc import LISTS, VOC_CLASSES, read_ids, read_label, write_label
 from fewseg.episode import VOID
 from fewseg.errors import FewsegError
 
-NAMES = ("pascal5i", "shapes")
+NAMES = ("pascal5i", "davis", "shapes", "shapes-video")
 RECORD = "fewseg-archives.json"  # in the tree: SHA-256 and size of every archive that it was made from
 PARTS = (
     *("JPEGImages", "SegmentationClass", "SegmentationObject", LISTS),  # VOC
     *("SegmentationClassAug", "SegmentationObjectAug"),
 )
 INSTANCES = ("SegmentationObject", "SegmentationObjectAug")  # optional
+DAVIS_PARTS = ("JPEGImages", "Annotations")
+DAVIS_FILES = (  # names of the official archives, for those that lie about
+    *("DAVIS-2017-trainval-480p.zip", "DAVIS-2017-trainval-Full-Resolution.zip"),
+    *("DAVIS-2017-test-dev-480p.zip", "DAVIS-2017-test-dev-Full-Resolution.zip"),
+    *("DAVIS-2017-test-challenge-480p.zip", "DAVIS-2017-test-challenge-Full-Resolution.zip"),
+)
 MAX_RATIO, ALLOWANCE = 100, 64 << 20  # an archive may unpack to 100 times its size, and to 64 MiB anyway
 CHUNK = 1 << 20
 
@@ -73,37 +84,54 @@ def prepare(name: str, root: str | Path | None = None, archives: Sequence[str | 
     """Makes a data set complete and returns lines that say what was done and what is there.
 
     Args:
-        name: ``"pascal5i"`` or ``"shapes"``.
-        root: the tree; without it ``$FEWSEG_DATA/pascal5i``, or the cache for shapes.
-        archives: for pascal5i, archives or folders that the user has; without any, archives in the tree are used and
-            the rest is downloaded.
+        name: ``"pascal5i"``, ``"davis"``, ``"shapes"`` or ``"shapes-video"``.
+        root: the tree; without it ``$FEWSEG_DATA/<name>``, or the cache for shapes.
+        archives: archives or folders that the user has; without any, archives in the tree are used. For pascal5i the
+            rest is downloaded.
 
     Raises:
         FewsegError: an archive is damaged or malicious, a download fails, or something is still missing at the end.
             What was installed until then is whole, and the next call goes on from there.
     """
-    if _known(name) == "shapes":
+    if _known(name).startswith("shapes"):
         if archives:
             raise FewsegError("--archive", archives[0], "nothing: shapes are generated", "leave it out")
-        return _describe(Shapes5i(None if root is None else str(root)))
-    tree = data_root(name, root, "--root")
-    lines = _prepare_pascal(tree, [Path(a).expanduser() for a in archives])
-    return lines + check(name, tree)
+        tree = None if root is None else str(root)
+        return _describe(Shapes5i(tree)) if name == "shapes" else _describe_clips(ShapesVideo(tree))
+    install = _prepare_pascal if name == "pascal5i" else _prepare_davis
+    folder = data_root(name, root, "--root")
+    lines = install(folder, [Path(a).expanduser() for a in archives])
+    return lines + check(name, folder)
 
 
 def check(name: str, root: str | Path | None = None) -> list[str]:
-    """Reads the whole data set and returns lines that count images, masks, folds and classes.
+    """Reads the whole data set and returns lines that count images, masks, folds and classes, or videos and objects.
 
     Raises:
         FewsegError: something is missing or cannot be used.
     """
     if _known(name) == "shapes":
-        shapes = default_tree() if root is None else Path(root).expanduser()
-        made_with = read_marker(shapes)
-        if made_with is None:
-            raise FewsegError("--root", shapes, f"a tree of shapes with {MARKER}", "run `fewseg data prepare shapes`")
-        return _describe(Shapes5i(str(shapes), made_with["n_train"], made_with["n_val"], made_with["seed"]))
+        tree, made = _generated(name, root, shapes.default_tree(), shapes.MARKER, shapes.ARGUMENTS)
+        return _describe(Shapes5i(str(tree), made["n_train"], made["n_val"], made["seed"]))
+    if name == "shapes-video":
+        tree, made = _generated(name, root, shapes_video.default_tree(), shapes_video.MARKER, shapes_video.ARGUMENTS)
+        return _describe_clips(ShapesVideo(str(tree), made["n_train"], made["n_val"], made["n_frames"], made["seed"]))
     tree = data_root(name, root, "--root")
+    return _check_pascal(tree) if name == "pascal5i" else _check_davis(tree)
+
+
+def _generated(
+    name: str, root: str | Path | None, default: Path, marker: str, arguments: tuple[str, ...]
+) -> tuple[Path, dict[str, int]]:
+    """The tree of a generated data set and the arguments of what it holds."""
+    tree = default if root is None else Path(root).expanduser()
+    made_with = shapes.read_marker(tree, marker, arguments)
+    if made_with is None:
+        raise FewsegError("--root", tree, f"a tree of {name} with {marker}", f"run `fewseg data prepare {name}`")
+    return tree, made_with
+
+
+def _check_pascal(tree: Path) -> list[str]:
     missing = _missing(tree)
     if missing:
         raise FewsegError(
@@ -113,17 +141,22 @@ def check(name: str, root: str | Path | None = None) -> list[str]:
             f"run `fewseg data prepare pascal5i --root {tree} --archive FILE` with "
             + (VOC.file if missing[0] in PARTS[:4] else f"SBD's {SBD.file} or a zip of SegmentationClassAug"),
         )
-    lines = _describe(Pascal5i(str(tree)))
-    for archive, entry in _read_record(tree).items():
-        if (tree / archive).is_file():
-            verify(tree / archive, recorded=entry)
-        lines.append(f"made from {archive}: {entry['size']} bytes, SHA-256 {entry['sha256']}")
+    lines = _describe(Pascal5i(str(tree))) + _describe_archives(tree)
     for author in ("hsnet", "pfenet"):
         try:
             n = sum(len(foreign_list(key, tree)) for key in FOREIGN_LISTS if key.startswith(author))
             lines.append(f"lists of {author}: verified, {n} lines")
         except FewsegError as error:
             lines.append(f"lists of {author}: {error} (only the protocol {author} needs them)")
+    return lines
+
+
+def _describe_archives(tree: Path) -> list[str]:
+    lines = []
+    for archive, entry in _read_record(tree).items():
+        if (tree / archive).is_file():
+            verify(tree / archive, recorded=entry)
+        lines.append(f"made from {archive}: {entry['size']} bytes, SHA-256 {entry['sha256']}")
     return lines
 
 
@@ -169,20 +202,30 @@ def _missing(tree: Path) -> list[str]:
     return [part for part in needed if not (tree / part).exists()]
 
 
-def _prepare_pascal(tree: Path, sources: list[Path]) -> list[str]:
+def _check_exist(sources: list[Path]) -> None:
     for source in sources:
         if not source.exists():
             raise FewsegError("--archive", source, "an existing archive or folder", "check the path")
-    if not sources and _missing(tree):
-        tree.mkdir(parents=True, exist_ok=True)
-        wanted = [VOC] if any(not (tree / part).is_dir() for part in ("JPEGImages", "SegmentationClass", LISTS)) else []
-        wanted += [SBD] if not (tree / "SegmentationClassAug").is_dir() else []
-        sources = [_on_disk(tree, archive) or download(archive, tree / archive.file) for archive in wanted]
+
+
+def _verified(tree: Path, sources: list[Path]) -> dict[str, dict[str, str | int]]:
+    """The record of the tree with the sources, after comparing the archives with it and with published checksums."""
     record = _read_record(tree)
     for source in sources:
         if source.is_file():
             md5 = next((archive.md5 for archive in (VOC, SBD) if archive.file == source.name), None)
             record[source.name] = verify(source, md5, record.get(source.name))
+    return record
+
+
+def _prepare_pascal(tree: Path, sources: list[Path]) -> list[str]:
+    _check_exist(sources)
+    if not sources and _missing(tree):
+        tree.mkdir(parents=True, exist_ok=True)
+        wanted = [VOC] if any(not (tree / part).is_dir() for part in ("JPEGImages", "SegmentationClass", LISTS)) else []
+        wanted += [SBD] if not (tree / "SegmentationClassAug").is_dir() else []
+        sources = [_on_disk(tree, archive.file) or download(archive, tree / archive.file) for archive in wanted]
+    record = _verified(tree, sources)
     if not _missing(tree) and not (sources and any(not (tree / part).is_dir() for part in INSTANCES)):
         return []
     tree.mkdir(parents=True, exist_ok=True)
@@ -192,7 +235,7 @@ def _prepare_pascal(tree: Path, sources: list[Path]) -> list[str]:
         for i, source in enumerate(sources):
             folders.append(source if source.is_dir() else temporary / str(i))
             if source.is_file():
-                unpack(source, folders[-1])
+                unpack(source, folders[-1], _needed)
             lines += _install(folders[-1], tree, temporary, source.name)
         write_atomic(tree / RECORD, json.dumps(record, indent=1, sort_keys=True))
         if not all((tree / part).exists() for part in ("SegmentationClass", f"{LISTS}/val.txt")):
@@ -306,6 +349,152 @@ def read_sbd(path: Path) -> LabelMap:
     return label.astype(np.uint8)
 
 
+# --- DAVIS ------------------------------------------------------------------------------------------------------------
+
+
+def _check_davis(tree: Path) -> list[str]:
+    years = sorted(int(p.name) for p in tree.glob("ImageSets/*") if p.name.isdecimal() and any(p.glob("*.txt")))
+    resolutions = sorted(p.name for p in tree.glob("JPEGImages/*") if p.is_dir())
+    if not years or not resolutions:
+        raise FewsegError(
+            tree,
+            f"no {'JPEGImages/480p' if years else 'ImageSets/2016 nor ImageSets/2017'}",
+            "a DAVIS tree: JPEGImages/, Annotations/, ImageSets/",
+            f"run `fewseg data prepare davis --root {tree} --archive FILE` with {DAVIS_FILES[0]}, or without --archive "
+            "if this is the release of 2016",
+        )
+    lines = [f"davis in {tree}"]
+    for year in years:
+        for resolution in resolutions:
+            there = {p.name for part in DAVIS_PARTS for p in tree.glob(f"{part}/{resolution}/*") if p.is_dir()}
+            splits = sorted(p.stem for p in (tree / f"ImageSets/{year}").glob("*.txt"))
+            # whoever installs one resolution of one list gets all lists: what has not a single video was not asked for
+            absent = [n for n in splits if there.isdisjoint(read_ids(tree / f"ImageSets/{year}/{n}.txt"))]
+            lines += [f"{year} {resolution}: {split}: none of its videos is here" for split in absent]
+            kept = tuple(split for split in splits if split not in absent)
+            if kept:
+                lines += _describe_videos(Davis(str(tree), year, resolution, 1, kept), f"{year} {resolution}: ")
+    return lines + _describe_archives(tree)
+
+
+def _describe_clips(dataset: ShapesVideo) -> list[str]:
+    return [f"{dataset.name} in {dataset.root}", *_describe_videos(dataset)]
+
+
+def _describe_videos(dataset: VideoDataset, prefix: str = "") -> list[str]:
+    """Lines that count the videos, frames and objects of each list, after every file was read."""
+    names = tqdm(dataset.sequences(), desc=f"reading {dataset.name}", unit="video", delay=1, mininterval=1, leave=False)
+    found = {name: dataset.check_sequence(name) for name in names}
+    lines = [f"{prefix}{len(found)} videos with masks, content {dataset.index().fingerprint}"]
+    for split in dataset.splits:
+        of_split = [found[name] for name in dataset.sequences(split)]
+        sizes = sorted({check.size for check in of_split})
+        lines.append(
+            f"{prefix}{split}: {len(of_split)} videos, {sum(check.frames for check in of_split)} frames, "
+            f"{sum(check.masks for check in of_split)} masks, {sum(len(check.objects) for check in of_split)} objects, "
+            + (f"{sizes[0][0]} x {sizes[0][1]} pixels" if len(sizes) == 1 else f"{len(sizes)} sizes")
+        )
+    return lines + [f"{prefix}note: {note}" for check in found.values() for note in check.notes]
+
+
+def _prepare_davis(tree: Path, sources: list[Path]) -> list[str]:
+    _check_exist(sources)
+    if not sources:
+        sources = [path for file in DAVIS_FILES if (path := _on_disk(tree, file)) is not None]
+    record = _verified(tree, sources)
+    if not sources and not any(tree.glob("ImageSets/*/*.txt")):  # the tree itself may be an unpacked release
+        raise FewsegError(
+            tree,
+            f"neither a DAVIS tree nor {DAVIS_FILES[0]}",
+            "an archive of DAVIS",
+            "get one from https://davischallenge.org and pass --archive FILE",
+        )
+    lines = _install_davis_lists(tree, tree, "the release of 2016")
+    if not sources:
+        return lines
+    tree.mkdir(parents=True, exist_ok=True)
+    with _temporary(tree) as temporary:
+        for i, source in enumerate(sources):
+            folder = source if source.is_dir() else temporary / str(i)
+            if source.is_file():
+                unpack(source, folder, lambda path: _needed_of_davis(path, tree))
+            lines += _install_davis(folder, tree, temporary, source.name)
+    write_atomic(tree / RECORD, json.dumps(record, indent=1, sort_keys=True))
+    return lines
+
+
+def _needed_of_davis(path: PurePosixPath, tree: Path) -> bool:
+    """Whether a file is a list, a mask, or a frame of a video that the tree lacks."""
+    if path.name.startswith("."):
+        return False
+    if path.suffix == ".txt":
+        return path.parts[-3:-2] == ("ImageSets",)
+    part, video = path.parts[-4:-3], "/".join(path.parts[-4:-1])
+    return part == ("Annotations",) or (part == ("JPEGImages",) and not (tree / video).exists())
+
+
+def _install_davis(folder: Path, tree: Path, temporary: Path, source: str) -> list[str]:
+    """Moves videos of a DAVIS tree found in ``folder`` to their places, then its lists; what is there stays."""
+    bases = {p.parent for name in (*DAVIS_PARTS, "ImageSets") for p in folder.rglob(name) if p.is_dir()}
+    if not bases:
+        raise FewsegError(
+            source, f"no {DAVIS_PARTS[0]}, {DAVIS_PARTS[1]} nor ImageSets", "an archive of DAVIS", "get a whole one"
+        )
+    base = min(bases, key=lambda path: (len(path.parts), path))
+    if base.resolve() == tree.resolve():
+        return []
+    videos = {part: sorted(p for p in base.glob(f"{part}/*/*") if p.is_dir()) for part in DAVIS_PARTS}
+    for video in videos["Annotations"]:
+        _check_same_masks(video, tree / video.relative_to(base), source)
+    installed: Counter[str] = Counter()
+    for part, found in videos.items():
+        for video in found:
+            target = tree / video.relative_to(base)
+            if target.exists():
+                continue
+            installed[f"{part}/{video.parent.name}"] += 1
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if temporary not in video.parents:  # the user's own folder stays as it is
+                copy = temporary / f"copy-{part}-{video.parent.name}-{video.name}"
+                shutil.copytree(video, copy, copy_function=_link)
+                video = copy
+            video.replace(target)
+    lines = [f"installed {n} videos in {place} from {source}" for place, n in installed.items()]
+    return lines + _install_davis_lists(base, tree, source)
+
+
+def _check_same_masks(video: Path, target: Path, source: str) -> None:
+    """Raises a FewsegError if a video is there already with another first mask: the releases annotate differently."""
+    new, old = (sorted(folder.glob("*.png"))[:1] for folder in (video, target))
+    if not (new and old and new[0].name == old[0].name):
+        return
+    if not np.array_equal(read_label(new[0], equal_channels=True), read_label(old[0], equal_channels=True)):
+        raise FewsegError(
+            "--archive",
+            f"{source}, whose mask {video.name}/{new[0].name} is another one than that in the tree",
+            "the same masks: the releases of 2016 and 2017 annotate objects differently",
+            "give each release a --root of its own",
+        )
+
+
+def _install_davis_lists(base: Path, tree: Path, source: str) -> list[str]:
+    """Copies ``ImageSets/<year>/*.txt``. The release of 2016 lists files, by resolution: these become names of 2016."""
+    lines = []
+    for path in sorted(base.glob("ImageSets/*/*.txt"), key=lambda path: (not path.parent.name.isdecimal(), path)):
+        words = [line.split()[0] for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
+        names = dict.fromkeys(PurePosixPath(word).parent.name if "/" in word else word for word in words)
+        year = path.parent.name if path.parent.name.isdecimal() else "2016"
+        target = tree / "ImageSets" / year / path.name
+        if target == path:
+            continue
+        if not target.exists():
+            write_atomic(target, "".join(f"{name}\n" for name in names))
+            lines.append(f"wrote ImageSets/{year}/{path.name} from {source}: {len(names)} videos")
+        elif read_ids(target) != tuple(names):
+            lines.append(f"kept ImageSets/{year}/{path.name}, which differs from that of {source}")
+    return lines
+
+
 # --- archives ---------------------------------------------------------------------------------------------------------
 
 
@@ -347,8 +536,13 @@ def verify(path: Path, md5: str | None = None, recorded: dict[str, str | int] | 
     return found
 
 
-def unpack(path: Path, folder: Path) -> None:
-    """Unpacks what PASCAL-5i needs of a tar (plain or compressed) or zip into a new folder.
+def unpack(path: Path, folder: Path, needed: Callable[[PurePosixPath], bool]) -> None:
+    """Unpacks what is needed of a tar (plain or compressed) or zip into a new folder.
+
+    Args:
+        path: the archive.
+        folder: where to; it must not exist.
+        needed: whether a file of the archive is.
 
     Raises:
         FewsegError: it is no archive, damaged, much larger inside than outside, or has a member that is a link, a
@@ -364,7 +558,7 @@ def unpack(path: Path, folder: Path) -> None:
                 total += size
                 if total > limit:
                     raise FewsegError(path, f"more than {limit} bytes inside", "an archive of images", "do not use it")
-                if content is None or not _needed(inside):
+                if content is None or not needed(inside):
                     continue
                 target = folder / inside
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -420,8 +614,8 @@ def _needed(path: PurePosixPath) -> bool:
     )  # macOS leaves ._ files in zips
 
 
-def _on_disk(tree: Path, archive: Archive) -> Path | None:
-    places = [place / archive.file for place in (tree, tree / "archives", tree.parent)]
+def _on_disk(tree: Path, file: str) -> Path | None:
+    places = [place / file for place in (tree, tree / "archives", tree.parent)]
     return next((path for path in places if path.is_file()), None)
 
 

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +36,7 @@ SIZES = ((96, 96), (96, 72), (72, 96))  # (height, width), drawn with weights 2 
 UNIT = 16  # sub-pixel units of the integer geometry
 VERSION = 1  # of the scenes; a change of what is drawn raises it
 MARKER = "shapes5i.json"  # says which scenes a tree holds; written before the tree gets its name
+ARGUMENTS = ("n_train", "n_val", "seed", "version")  # what the marker holds
 SECOND_PROCESS_FROM = 400  # scenes; fewer are drawn before a second interpreter has started
 FOLDERS = ("JPEGImages", "SegmentationClass", "SegmentationObject")
 
@@ -173,12 +174,10 @@ class Shapes5i(VocDataset):
     class_names = CLASS_NAMES
 
     def __init__(self, root: str | None = None, n_train: int = 4000, n_val: int = 1000, seed: int = 0) -> None:
-        if min(n_train, n_val) < 1:
-            raise FewsegError("--data.dataset.n_train, n_val", f"{n_train}, {n_val}", "at least 1 each", "raise them")
-        if not 0 <= seed < 4000:  # scene seeds have 32 bits
-            raise FewsegError("--data.dataset.seed", seed, "0 to 3999", "choose another seed")
+        check_counts(n_train, n_val, seed)
         tree = default_tree(n_train, n_val, seed) if root is None else Path(root).expanduser()
-        _generate(tree, {"n_train": n_train, "n_val": n_val, "seed": seed, "version": VERSION})
+        wanted = {"n_train": n_train, "n_val": n_val, "seed": seed, "version": VERSION}
+        generate(tree, MARKER, wanted, lambda folder: _write_tree(folder, n_train, n_val, seed))
         super().__init__(str(tree))
 
 
@@ -191,80 +190,14 @@ def default_tree(n_train: int = 4000, n_val: int = 1000, seed: int = 0) -> Path:
     return cache_dir() / f"shapes5i-{n_train}-{n_val}-{seed}-v{VERSION}"
 
 
-def read_marker(tree: Path) -> dict[str, int] | None:
-    """The arguments of the scenes that a tree holds; None where it holds none."""
-    try:
-        found = json.loads((tree / MARKER).read_text())
-        return {key: int(found[key]) for key in ("n_train", "n_val", "seed", "version")}
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, KeyError, TypeError):
-        raise FewsegError(
-            tree / MARKER, "a broken file", "what Shapes5i wrote", f"delete {tree}, it is made again"
-        ) from None
-
-
-def _generate(tree: Path, wanted: dict[str, int]) -> None:
-    """Makes ``tree`` hold the wanted scenes: nothing to do if it does, an error if it holds something else.
-
-    The tree is written beside its place and renamed, so that it is whole or absent, whoever else generates it too.
-    """
-    if _holds(tree, wanted):
-        return
-    tree.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=tree.parent, prefix=f".{tree.name}."))
-    try:
-        _write_tree(temporary, wanted)
-        temporary.chmod(0o755)  # mkdtemp makes it private; data is shared
-        try:
-            temporary.replace(tree)
-        except OSError:  # another process was first
-            if not _holds(tree, wanted):
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _holds(tree: Path, wanted: dict[str, int]) -> bool:
-    found = read_marker(tree)
-    if found is None and (not tree.exists() or (tree.is_dir() and not any(tree.iterdir()))):
-        return False
-    if found != wanted:
-        raise FewsegError(
-            "--data.dataset.root",
-            f"{tree}, which holds {found or 'other files'}",
-            f"an empty or new folder, or scenes of {wanted}",
-            "name another folder, or ask for the scenes that are there",
-        )
-    return True
-
-
-def _write_tree(tree: Path, wanted: dict[str, int]) -> None:
-    n_train, total = wanted["n_train"], wanted["n_train"] + wanted["n_val"]
-    first = wanted["seed"] * 1_000_003
+def _write_tree(tree: Path, n_train: int, n_val: int, seed: int) -> None:
     for folder in FOLDERS:
         (tree / folder).mkdir()
-    # a second interpreter draws every other scene; unlike a multiprocessing worker it does not import the caller's
-    # main module, which may have no guard, come from a notebook, or cost a torch import
-    n_processes = 2 if total > SECOND_PROCESS_FROM and (os.cpu_count() or 1) > 1 else 1
-    child = None
-    if n_processes == 2:
-        code = f"from fewseg.datasets.shapes import write_scenes; write_scenes({str(tree)!r}, {first}, 1, {total}, 2)"
-        path = os.pathsep.join(p for p in sys.path if p)
-        child = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path})
-    try:
-        with tqdm(total=total, desc="drawing Shapes-5i", unit="scene", delay=1, mininterval=1) as bar:
-            write_scenes(str(tree), first, 0, total, n_processes, bar.update)
-        if child is not None and child.wait() != 0:
-            write_scenes(str(tree), first, 1, total, 2)  # no second process to be had here
-    finally:
-        if child is not None:
-            child.kill()
-            child.wait()
+    total = n_train + n_val
+    share("drawing Shapes-5i", write_scenes, (str(tree), first_seed(seed)), total, SECOND_PROCESS_FROM)
     names = [f"{i:06d}\n" for i in range(total)]
     write_atomic(tree / LISTS / "train.txt", "".join(names[:n_train]))
     write_atomic(tree / LISTS / "val.txt", "".join(names[n_train:]))
-    write_atomic(tree / MARKER, json.dumps(wanted))
 
 
 def write_scenes(
@@ -283,10 +216,135 @@ def write_scenes(
     folders = [Path(tree) / folder for folder in FOLDERS]
     for i in range(start, total, step):
         scene = render_scene(first + i)
-        done, jpeg = cv2.imencode(".jpg", cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])
-        assert done  # an in-memory encoding of a fixed size has nothing to fail on
-        (folders[0] / f"{i:06d}.jpg").write_bytes(jpeg.tobytes())
+        write_jpeg(folders[0] / f"{i:06d}.jpg", scene.image)
         write_label(folders[1] / f"{i:06d}.png", scene.classes)
         write_label(folders[2] / f"{i:06d}.png", scene.objects)
         if advance is not None:
             advance(min(step, total - i))
+
+
+# --- what every generated data set needs ------------------------------------------------------------------------------
+
+
+def write_jpeg(path: Path, image: npt.NDArray[np.uint8]) -> None:
+    """Writes an image (H, W, 3) uint8 RGB as a JPEG of quality 95."""
+    done, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])
+    assert done  # an in-memory encoding of a fixed size has nothing to fail on
+    path.write_bytes(jpeg.tobytes())
+
+
+def check_counts(n_train: int, n_val: int, seed: int) -> None:
+    """Raises a FewsegError unless there is something to draw and the seed can be used."""
+    if min(n_train, n_val) < 1:
+        raise FewsegError("--data.dataset.n_train, n_val", f"{n_train}, {n_val}", "at least 1 each", "raise them")
+    if not 0 <= seed < 4000:  # seeds of scenes have 32 bits
+        raise FewsegError("--data.dataset.seed", seed, "0 to 3999", "choose another seed")
+
+
+def first_seed(seed: int) -> int:
+    """The seed of scene 0 of a data set; no two data sets share a scene.
+
+    >>> first_seed(2)
+    2000006
+    """
+    return seed * 1_000_003
+
+
+def read_marker(tree: Path, marker: str = MARKER, arguments: tuple[str, ...] = ARGUMENTS) -> dict[str, int] | None:
+    """The arguments of what was generated in a tree; None where nothing was.
+
+    Args:
+        tree: the tree.
+        marker: name of the file that says it.
+        arguments: the keys of that file.
+
+    Raises:
+        FewsegError: the file is broken.
+    """
+    try:
+        found = json.loads((tree / marker).read_text())
+        return {key: int(found[key]) for key in arguments}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise FewsegError(
+            tree / marker, "a broken file", f"whole numbers {', '.join(arguments)}", f"delete {tree}, it is made again"
+        ) from None
+
+
+def generate(tree: Path, marker: str, wanted: Mapping[str, int], write: Callable[[Path], None]) -> None:
+    """Makes ``tree`` hold what is wanted: nothing to do if it does, an error if it holds something else.
+
+    The tree is written beside its place and renamed, so that it is whole or absent, whoever else generates it too.
+
+    Args:
+        tree: the folder.
+        marker: name of the file in it that says what it holds.
+        wanted: the arguments of what it must hold; they go into the marker.
+        write: writes everything but the marker into an empty folder.
+
+    Raises:
+        FewsegError: the folder holds something else.
+    """
+    if _holds(tree, marker, wanted):
+        return
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=tree.parent, prefix=f".{tree.name}."))
+    try:
+        write(temporary)
+        write_atomic(temporary / marker, json.dumps(wanted))
+        temporary.chmod(0o755)  # mkdtemp makes it private; data is shared
+        try:
+            temporary.replace(tree)
+        except OSError:  # another process was first
+            if not _holds(tree, marker, wanted):
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _holds(tree: Path, marker: str, wanted: Mapping[str, int]) -> bool:
+    found = read_marker(tree, marker, tuple(wanted))
+    if found is None and (not tree.exists() or (tree.is_dir() and not any(tree.iterdir()))):
+        return False
+    if found != wanted:
+        raise FewsegError(
+            "--data.dataset.root",
+            f"{tree}, which holds {found or 'other files'}",
+            f"an empty or new folder, or scenes of {wanted}",
+            "name another folder, or ask for the scenes that are there",
+        )
+    return True
+
+
+def share(
+    description: str, write: Callable[..., None], arguments: tuple[str | int, ...], total: int, second_from: int
+) -> None:
+    """Calls ``write(*arguments, start, total, step, advance)`` so that all of ``total`` scenes are drawn.
+
+    A second interpreter draws every other scene; unlike a multiprocessing worker it does not import the caller's main
+    module, which may have no guard, come from a notebook, or cost a torch import.
+
+    Args:
+        description: for the progress bar.
+        write: a function of a module, which draws scenes ``start, start + step, ...`` below ``total``.
+        arguments: plain ones, which the second interpreter reads from text.
+        total: scenes.
+        second_from: fewer scenes are drawn before a second interpreter has started.
+    """
+    n_processes = 2 if total > second_from and (os.cpu_count() or 1) > 1 else 1
+    child = None
+    if n_processes == 2:
+        name = write.__name__
+        code = f"from {write.__module__} import {name}; {name}(*{arguments!r}, 1, {total}, 2)"
+        path = os.pathsep.join(p for p in sys.path if p)
+        child = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path})
+    try:
+        with tqdm(total=total, desc=description, unit="scene", delay=1, mininterval=1) as bar:
+            write(*arguments, 0, total, n_processes, bar.update)
+        if child is not None and child.wait() != 0:
+            write(*arguments, 1, total, 2)  # no second process to be had here
+    finally:
+        if child is not None:
+            child.kill()
+            child.wait()

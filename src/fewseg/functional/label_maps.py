@@ -76,33 +76,41 @@ def oslsm_cells(mask: npt.NDArray[np.bool_]) -> int:
 
 
 def draw_points(
-    annotation: Map, n_points: int | tuple[int, int], seed: int, short_label: Literal["all", "none"] = "all"
+    annotation: Map,
+    n_points: int | tuple[int, ...],
+    seed: int,
+    short_label: Literal["all", "none"] = "all",
+    labels: tuple[int, ...] = (NEGATIVE, POSITIVE),
 ) -> list[tuple[int, int, int]]:
     """Pixels of an annotation, uniform over each label without replacement; unknown pixels are never drawn.
 
-    Draws are nested: for one seed, the points for n + 1 contain those for n. A label with fewer pixels than asked for
+    Draws are nested: for one seed, the points for n + 1 contain those for n. A label's points do not depend on which
+    other labels are drawn. A label with fewer pixels than asked for
     gives all it has; revolver (shelhamer/revolver df5b72b) gives none, which is ``short_label="none"``.
 
     Args:
-        annotation: (H, W) uint8 of 0, 1 and 255.
-        n_points: pixels of each label, or (negative, positive).
+        annotation: (H, W) uint8 of 0, 1 and 255, or of other labels.
+        n_points: pixels of each label, or one count for each of ``labels``: (negative, positive).
         seed: any integer.
         short_label: what a label with too few pixels gives.
+        labels: those that are drawn from: object numbers, where the map holds objects.
 
     Returns:
-        Rows of (row, col, label), negatives first.
+        Rows of (row, col, label), labels in their order: negatives first.
 
     Raises:
         FewsegError: a count below 0.
 
     >>> draw_points(np.uint8([[0, 1, 255]]), 5, seed=0)
     [(0, 0, 0), (0, 1, 1)]
+    >>> draw_points(np.uint8([[0, 3, 255]]), 5, seed=0, labels=(3,))
+    [(0, 1, 3)]
     """
-    counts = (n_points, n_points) if isinstance(n_points, int) else n_points
-    if min(counts) < 0:
+    counts = (n_points,) * len(labels) if isinstance(n_points, int) else n_points
+    if min(counts, default=0) < 0:
         raise FewsegError("n_points", n_points, "0 or more", "ask for a number of pixels, or None for dense masks")
     points = []
-    for label, count in zip((NEGATIVE, POSITIVE), counts, strict=True):
+    for label, count in zip(labels, counts, strict=True):
         pixels = np.flatnonzero(annotation == label)
         if short_label == "none" and len(pixels) < count:
             continue
