@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 2
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install benchmark benchmark-voc400 benchmark-shapes-zoo benchmark-voc400-zoo benchmark-ablations benchmark-interactive-points benchmark-thesis benchmark-interactive-real benchmark-transfer test check lint types format report docs bench-data bench-train bench-session clean
+.PHONY: help install benchmark benchmark-voc400 benchmark-shapes-zoo benchmark-voc400-zoo benchmark-ablations benchmark-interactive-points benchmark-thesis benchmark-interactive-real benchmark-transfer benchmark-video benchmark-interactive-video benchmark-davis benchmark-osvos-semantic test check lint types format report docs bench-data bench-train bench-session bench-video clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-28s %s\n", $$1, $$2}'
@@ -51,6 +51,18 @@ benchmark-interactive-real: $(INSTALLED)  ## a robot clicks on photographs (need
 benchmark-transfer: $(INSTALLED)  ## instances teach semantics: report in runs/transfer
 	$(BIN)/fewseg benchmark experiments/benchmarks/transfer.yaml --out runs/transfer
 
+benchmark-video: $(INSTALLED)  ## generated videos from their first frame: report in runs/shapes-video
+	$(BIN)/fewseg benchmark experiments/benchmarks/shapes-video.yaml --out runs/shapes-video
+
+benchmark-interactive-video: $(INSTALLED)  ## the same from a few pixels in a few frames: report in runs/interactive-video
+	$(BIN)/fewseg benchmark experiments/benchmarks/interactive-video.yaml --out runs/interactive-video
+
+benchmark-davis: $(INSTALLED)  ## real videos (needs FEWSEG_DATA): report in runs/davis
+	$(BIN)/fewseg benchmark experiments/benchmarks/davis.yaml --out runs/davis
+
+benchmark-osvos-semantic: $(INSTALLED)  ## OSVOS among the methods that learn at test time: report in runs/osvos-semantic
+	$(BIN)/fewseg benchmark experiments/benchmarks/osvos-semantic.yaml --out runs/osvos-semantic
+
 test: $(INSTALLED)  ## run the tests
 	$(BIN)/python -m pytest
 
@@ -84,6 +96,9 @@ bench-train: $(INSTALLED)  ## training step against the bare encoder and a batch
 
 bench-session: $(INSTALLED)  ## what one more click costs against a full forward pass
 	$(BIN)/python experiments/bench_session.py
+
+bench-video: $(INSTALLED)  ## memory and time of a long video, of a change of annotations and of the boundary measure
+	$(BIN)/python experiments/bench_video.py
 
 clean:  ## remove build products and runs, not .venv
 	rm -rf runs build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

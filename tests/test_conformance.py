@@ -5,6 +5,7 @@ with its network and its LightningModule, and runs through the same checks: a me
 """
 
 import dataclasses
+import inspect
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 import fewseg
+import fewseg.models
 from fewseg import cli
 from fewseg.episode import Box, EpisodeBatch, EpisodeSpec, Features, Frame
 from fewseg.errors import FewsegError
@@ -34,7 +36,13 @@ def create(name, **hyper_parameters):
     torch.manual_seed(0)
     if name == "Toy":  # the zoo knows its own names only
         return Toy(encoder="tiny", **hyper_parameters).eval()
-    return fewseg.create_model(name, encoder="tiny", **hyper_parameters)
+    steps = {"steps": 4} if tunes(name) else {}
+    return fewseg.create_model(name, encoder="tiny", **steps, **hyper_parameters)
+
+
+def tunes(name):
+    """Whether it has a number of steps at test time, of which a few will do here."""
+    return "steps" in inspect.signature(getattr(fewseg.models, name, Toy)).parameters
 
 
 def stirred(name):
@@ -421,7 +429,7 @@ def test_integers_are_raw_floats_are_normalised_and_features_pass_through(name):
     floats = change(batch, support_images=normalize(batch.support_images), query_images=normalize(batch.query_images))
     same(logits_of(network, floats), expected)
     with torch.inference_mode():
-        encode = network.encode_query if network.encodes_clicks else network.encoder
+        encode = network.encoder if network.cacheable else network.encode_query  # images may wait to be encoded
         features = encode(batch.query_images)
         assert encode(features) is features
         same(network.encode_query(features).maps, network.encode_query(batch.query_images).maps)
@@ -550,6 +558,7 @@ def command(name, folder, *more):
         shots = "1" if FLAGS[name].uses_support else "0"
         shots = ("--data.n_shot", shots, "--data.train_shot", shots)
         more = ("--data.protocol", "interactive-points", "--data.n_points", "3", *shots, *more)
+    more = ("--model.steps", "4", *more) if tunes(name) else more
     return [
         *("--model", "toy.Toy" if name == "Toy" else name, "--model.encoder", "tiny", "--data.dataset"),
         *("Shapes5i", "--data.dataset.n_train", "120", "--data.dataset.n_val", "60", "--data.size", "48"),

@@ -123,7 +123,11 @@ def test_places():
 
 
 def test_by_class():
-    assert [row.method for row in of("FineTune")] == ["OSVOS"]
+    assert [(row.dataset, row.metric, row.mean) for row in of("OSVOS")] == [
+        ("PASCAL-5i", "mIoU", 32.6),
+        ("DAVIS 2016", "J", 79.8),
+    ]
+    assert of("FineTune") == ()
     assert of("Nobody") == ()
     assert {row.our_class for row in PUBLISHED if row.method == "Co-segmentation"} == {None}
     counted = sum(len(of(name)) for name in {row.our_class for row in PUBLISHED} if name)
@@ -133,7 +137,7 @@ def test_by_class():
 def test_all_are_percent():
     assert all(10 < value < 100 for row in PUBLISHED for value in (row.mean, *(row.folds or ())))
     clicked = {"mIoU, 1 click", "positive IU, 1 click"}
-    assert {row.metric for row in PUBLISHED} == {"mIoU", "FB-IoU", "positive IU"} | clicked
+    assert {row.metric for row in PUBLISHED} == {"mIoU", "FB-IoU", "positive IU", "J"} | clicked
 
 
 def test_it_needs_no_torch():

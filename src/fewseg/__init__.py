@@ -12,13 +12,23 @@ if TYPE_CHECKING:
     from fewseg.models.create import create_model, list_models, load_model
     from fewseg.refinement import Refinement
     from fewseg.session import InteractiveSession, segment_image
+    from fewseg.video_session import VideoSession
 
 __version__ = "0.1.0"
-__all__ = ["InteractiveSession", "Refinement", "create_model", "list_models", "load_model", "segment_image"]
+__all__ = [
+    "InteractiveSession",
+    "Refinement",
+    "VideoSession",
+    "create_model",
+    "list_models",
+    "load_model",
+    "segment_image",
+]
 
 _HOMES = {
     "InteractiveSession": "fewseg.session",
     "Refinement": "fewseg.refinement",
+    "VideoSession": "fewseg.video_session",
     "create_model": "fewseg.models.create",
     "list_models": "fewseg.models.create",
     "load_model": "fewseg.models.create",

@@ -47,10 +47,10 @@ TRAINING_KEYS = {"max_steps", "batch_size", "precision", "validations", "n_val_e
 METHOD_KEYS = {"config", "model", "data", "training", "variants"}
 VARIANT_KEYS = {"data", "model", "repeat"}
 TEST_KEYS = {"data", "protocol", "folds", "shots", "points", "n_episodes"}
-# data options of the robot, which no training reads
-TEST_DATA = {"n_clicks", "refine", "refine_from", "zoom_in", "flip"}
+# data options of robots and videos, which no training reads
+TEST_DATA = {"n_clicks", "refine", "refine_from", "zoom_in", "flip", "frame_size"}
 # these change speed, or belong to a run, or stand elsewhere in the identity
-UNHASHED_DATA = {"num_workers", "pin_memory", "eval_batch_size", "n_shot", "n_points", "n_episodes"}
+UNHASHED_DATA = {"num_workers", "pin_memory", "eval_batch_size", "budget_mb", "n_shot", "n_points", "n_episodes"}
 UNHASHED_DATA |= {"dataset", "protocol"} | TEST_DATA
 UNHASHED_TRAINER = {"accelerator", "devices", "callbacks", "logger", "default_root_dir", "enable_progress_bar"}
 
@@ -69,6 +69,7 @@ class Training:
     validations: int = 0
     pretraining: str | None = None  # id of the training whose encoder this one starts from
     note: str = ""  # how it is trained, for tables
+    n_folds: int = 1  # of a whole benchmark
 
     @property
     def method(self) -> str:
@@ -110,6 +111,7 @@ class _Test:
     shots: list[int]
     points: list[int | None]
     n_episodes: int | None
+    source: Any  # of the data set, as the benchmark writes it
     options: Config  # of the data module in place of the training's
     label: str  # part of the names of runs, where a benchmark lists its tests
 
@@ -250,8 +252,6 @@ def plan(path: Path) -> Plan:
     if len(seeds) > 1 and any(variant.seed is not None for found in variants.values() for variant in found):
         where = f"{path}: seeds"
         raise FewsegError(where, seeds, "one seed beside a variant that repeats itself", "drop the others, or repeat")
-    fingerprint = dataset.index().fingerprint
-    n_classes = len(dataset.class_names)
 
     def make(name: str, entry: Any, fold: int, seed: int, budget: Config, pretraining: str | None) -> Training:
         entry = {"config": entry} if isinstance(entry, str) else dict(entry)
@@ -267,31 +267,40 @@ def plan(path: Path) -> Plan:
         data = {**shared["data"], **own.get("data", {}), **entry.get("data", {})}
         data |= {"protocol": protocol.name, "fold": fold, "seed": seed}
         data |= {k: budget[k] for k in ("batch_size", "n_val_episodes") if k in budget}
+        elsewhere = data["dataset"] != shared["data"]["dataset"]
+        source = _dataset(path, data) if elsewhere else dataset
         trainer = {**shared.get("trainer", {}), **own.get("trainer", {}), "max_steps": budget["max_steps"]}
         if "precision" in budget:
             trainer["precision"] = budget["precision"]
         identity = {
             "model": [_class(model), {k: _content(k, v) for k, v in model["init_args"].items()}],
             "data": {k: v for k, v in data.items() if k not in UNHASHED_DATA},
-            "dataset": [dataset.name, fingerprint],
+            "dataset": [source.name, source.index().fingerprint],
             "training_part": dataclasses.asdict(protocol.training),
             "trainer": {k: v for k, v in trainer.items() if k not in UNHASHED_TRAINER},
             "resize": data.get("resize") or protocol.evaluation.resize,
             "validations": budget.get("validations", 0),
             "pretraining": pretraining,
-            **_objects(dataset, data.get("train_episodes"), protocol),
+            **_objects(source, data.get("train_episodes"), protocol),
         }
         training_id = f"{name}-f{fold}-s{seed}-{results.content_id(identity)}"
         complete = {"model": model, "data": data, "trainer": trainer}
         note = f"{budget['max_steps']} steps of {data.get('batch_size', 8)} episodes"
+        note += f" of {source.name}" if elsewhere else ""
         if pretraining:
             before = config["pretraining"]
             images = before.get("batch_size", training.get("batch_size", 8))
-            note += f" after {before['max_steps']} steps of {images} images that pre-train the encoder on the base "
-            note += "classes of the fold, shared by the methods"
+            note += f" after {before['max_steps']} steps of {images} images that pre-train the encoder on "
+            note += f"{pretrained_on(before, fold)}, shared by the methods"
         if data.get("cache") == "features":
             note += "; features of the frozen encoder are computed once where a method allows it, which s/episode omits"
-        return Training(training_id, name, fold, seed, complete, int(budget.get("validations", 0)), pretraining, note)
+        validations = int(budget.get("validations", 0))
+        return Training(training_id, name, fold, seed, complete, validations, pretraining, note, dataset.n_folds)
+
+    def pretrained_on(before: Config, fold: int) -> str:
+        name = _dataset(path, before["data"]).name if "dataset" in before.get("data", {}) else ""
+        classes = "the base classes of the fold" if protocol.training.classes == "base" else "all classes"
+        return f"{classes} of {name}" if name else classes
 
     tests = _tests(path, config, shared["data"], dataset, folds)
     pretrainings, trainings, runs = [], [], []
@@ -301,13 +310,15 @@ def plan(path: Path) -> Plan:
             raise FewsegError(f"{path}: folds", fold, wanted, f"{dataset.name} has {dataset.n_folds} folds")
         pretraining = None
         if config.get("pretraining"):
-            _known(path, "pretraining.", config["pretraining"], {"config", "max_steps", "batch_size"})
+            _known(path, "pretraining.", config["pretraining"], {"config", "max_steps", "batch_size", "data"})
             for key in ("config", "max_steps"):
                 if key not in config["pretraining"]:
                     raise FewsegError(f"{path}: pretraining.{key}", "nothing", "an entry", f"add {key}")
             budget = {"batch_size": training.get("batch_size", 8), **config["pretraining"]}
-            n_base = n_classes - (len(dataset.novel_classes(fold)) if protocol.training.classes == "base" else 0)
-            entry = {"config": budget.pop("config"), "model": {"n_classes": n_base}}
+            data = budget.pop("data", {})
+            taught = _dataset(path, data) if "dataset" in data else dataset
+            n_base = len(taught.base_classes(fold)) if protocol.training.classes == "base" else len(taught.class_names)
+            entry = {"config": budget.pop("config"), "model": {"n_classes": n_base}, "data": data}
             first = make("pretraining", entry, fold, seed, budget, None)
             pretrainings.append(first)
             pretraining = first.id
@@ -319,14 +330,23 @@ def plan(path: Path) -> Plan:
                 for test in tests
                 if fold in test.folds
                 for n_shot, n_points, variant in itertools.product(test.shots, test.points, variants[name])
-                if test.protocol.evaluation.robot or not variant.data or variant.config == name
+                if _has_options(test.protocol) or not variant.data or variant.config == name
             ]
     _check_distinct(path, runs)
     lacking = {variant.config for found in variants.values() for variant in found} - {run.config for run in runs}
     if lacking:
-        where, wanted = f"{path}: methods.*.variants", "tests with a robot, which is what their data options are about"
-        raise FewsegError(where, sorted(lacking), wanted, "test under interactive, or drop data from the variant")
+        where, wanted = (
+            f"{path}: methods.*.variants",
+            "tests with a robot or videos, which their data options are about",
+        )
+        remedy = "test under interactive or video, or drop data from the variant"
+        raise FewsegError(where, sorted(lacking), wanted, remedy)
     return Plan(tuple(pretrainings), tuple(trainings), tuple(runs), dataset.n_folds, config)
+
+
+def _has_options(protocol: Protocol) -> bool:
+    """Whether tests under a protocol read ``TEST_DATA``."""
+    return protocol.evaluation.robot is not None or protocol.evaluation.video is not None
 
 
 class _Variant(NamedTuple):
@@ -394,7 +414,8 @@ def _tests(
         shots = _list(path, settings, "shots", [1])
         if not all(isinstance(n_shot, int) and n_shot >= 0 for n_shot in shots):
             raise FewsegError(f"{path}: shots", shots, "counts of supports", "correct the list")
-        found.append(_Test(own, protocol, tested, shots, points, n_episodes, options, label))
+        source = options.get("dataset", shared["dataset"])
+        found.append(_Test(own, protocol, tested, shots, points, n_episodes, source, options, label))
     return found
 
 
@@ -405,8 +426,10 @@ def _run(one: Training, variant: _Variant, test: _Test, n_shot: int, n_points: i
     episodes = frozen_list("evaluation", dataset, protocol, fold, n_shot, n_points, test.n_episodes)
     setting = {"protocol": protocol.name, "n_shot": n_shot, "n_points": n_points, "n_episodes": test.n_episodes}
     asked = one.config["data"].get("train_episodes") or PROTOCOLS[one.config["data"]["protocol"]].evaluation.task
-    own = variant.data if test.protocol.evaluation.robot else {}
-    data = {**test.options, **own, **setting, "fold": fold, "train_episodes": asked}
+    own = variant.data if _has_options(test.protocol) else {}
+    data = {"dataset": test.source, **test.options, **own, **setting, "fold": fold, "train_episodes": asked}
+    if data["dataset"] == one.config["data"]["dataset"]:
+        del data["dataset"]
     options = {**one.config["data"], **data}
     part = dataclasses.asdict(protocol.evaluation)
     part = {k: v for k, v in part.items() if k not in ("interaction", "video") or v is not None}  # as ids were before
@@ -418,7 +441,7 @@ def _run(one: Training, variant: _Variant, test: _Test, n_shot: int, n_points: i
         "list": episodes.sha256,
     }
     further = {
-        "dataset": [dataset.name, dataset.index().fingerprint] if "dataset" in test.options else None,
+        "dataset": [dataset.name, dataset.index().fingerprint] if "dataset" in {**test.options, **data} else None,
         "data": {k: v for k, v in test.options.items() if k not in UNHASHED_DATA}
         | {k: options[k] for k in TEST_DATA & options.keys() if options[k] not in (None, False)},
         "model": {k: _content(k, v) for k, v in variant.model.items()},
@@ -665,8 +688,10 @@ def _work(one: Training, runs: list[Run], out: Path, threads: int) -> None:
         low, high = row["ci95"]
         points = row["n_points"] or "dense"
         line = f"{row['config']:<16} fold {row['fold']}  K {row['n_shot']}  P {points:<5}  "
-        line += f"mIoU {row['miou']:.3f} [{low:.3f}, {high:.3f}]  {1000 * row['seconds_per_episode']:.0f} ms"
-        _events.put(("line", line + results.clicks_in_words(row)))
+        line += f"mIoU {row['miou']:.3f} [{low:.3f}, {high:.3f}]"
+        if "seconds_per_video" not in row:
+            line += f"  {1000 * row['seconds_per_episode']:.0f} ms"
+        _events.put(("line", line + results.in_words(row)))
 
 
 def _build(one: Training, out: Path, run: Run | None = None) -> tuple[Any, Any, Callable[..., Any]]:
@@ -785,7 +810,7 @@ def evaluate(run: Run, out: Path) -> Config:
         **{k: trained[k] for k in ("n_parameters", "n_trained_parameters", "seconds_train")},
         "seconds_evaluation": round(time.perf_counter() - started, 2),
         "eval_batch_size": data.eval_batch_size,
-        "n_folds": _dataset(out, one.config["data"]).n_folds,
+        "n_folds": one.n_folds,
         "max_steps": one.max_steps,
         "training_note": one.note if trained["n_trained_parameters"] else _untrained(one),
         "device": device_name(trainer.strategy.root_device),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ from torch import Tensor
 
 from fewseg import evaluation
 from fewseg.datamodules import FewShotDataModule
-from fewseg.episode import EpisodeSpec, Row
+from fewseg.episode import POSITIVE, VOID, EpisodeSpec, Row, VideoEpisode
 from fewseg.errors import FewsegError
-from fewseg.functional.draw import click_panel, panel
+from fewseg.functional.draw import click_panel, film_strip, labelled, panel, shown_frames
+from fewseg.functional.video_scores import frame_j
 from fewseg.models.base import FewShotSegmentor
-from fewseg.results import clicks_in_words, read_rows, score, write_json, write_rows, write_text
+from fewseg.results import atomic, in_words, read_rows, score, write_json, write_rows, write_text
 
 
 def _folder(trainer: pl.Trainer) -> Path:
@@ -204,7 +207,7 @@ class WriteRows(pl.Callback):
         figures |= pl_module.figures
         write_json(folder / "metrics.json", {**figures, "episode_list_sha256": data.episode_list().sha256})
         low, high = figures["ci95"]
-        told = f"mIoU {figures['miou']:.3f} [{low:.3f}, {high:.3f}]{clicks_in_words(figures)}"
+        told = f"mIoU {figures['miou']:.3f} [{low:.3f}, {high:.3f}]{in_words(figures)}"
         print(f"{told} over {figures['n_episodes']} episodes: {folder}")
 
 
@@ -227,7 +230,11 @@ class SaveModel(pl.Callback):
 
 
 class WritePredictions(pl.Callback):
-    """After ``fewseg predict``: one palette PNG per query and ``predictions.csv`` in the run's folder."""
+    """After ``fewseg predict``: palette PNGs and ``predictions.csv`` in the run's folder.
+
+    One PNG per query, with its class as the value; of a video one per frame, ``<sequence>/<frame>.png`` with the
+    numbers of its objects, at original size: the layout that the official evaluation of DAVIS reads.
+    """
 
     def __init__(self) -> None:
         self.folder = Path()
@@ -243,30 +250,53 @@ class WritePredictions(pl.Callback):
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
     ) -> None:
-        """Writes the masks of a batch, in the VOC palette, with the class as the value."""
-        from PIL import Image
-
-        from fewseg.datasets.voc import voc_palette
-
+        """Writes the masks of a batch, or the frames of a video as they come."""
+        if isinstance(batch, VideoEpisode):
+            self._write_video(batch, outputs)
+            return
         for spec, mask in zip(batch.specs, outputs, strict=True):
             number = self.places[len(self.lines)]  # in the episode list
             name = f"{number:05d}-{Path(spec.query_id).name}-class{spec.class_id}.png"
-            image = Image.fromarray((mask * spec.class_id).astype(np.uint8), mode="P")
-            image.putpalette(voc_palette())
-            image.save(self.folder / name)
+            _write_labels(self.folder / name, mask * spec.class_id)
             share = f"{float(mask.mean()):.5f}"
             self.lines.append([number, spec.query_id, " ".join(spec.support_ids), spec.class_id, name, share])
+
+    def _write_video(self, episode: VideoEpisode, tracked: Iterable[evaluation.Tracked]) -> None:
+        spec, frames = episode.spec, 0
+        for frame in tracked:
+            _write_labels(self.folder / f"{episode.frame_ids[frame.frame]}.png", frame.labels)
+            frames += 1
+        number, support = self.places[len(self.lines)], " ".join(spec.support_ids)
+        self.lines.append([number, spec.query_id, support, episode.n_objects, frames, spec.query_id])
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the table of all processes."""
         lines = evaluation.gather(self.lines, lambda line: int(line[0]))
         if not trainer.is_global_zero:
             return
+        data: FewShotDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        last = ["objects", "frames", "folder"] if _films(data) else ["class_id", "file", "foreground_share"]
         text = io.StringIO()
-        head = ["episode", "query", "support", "class_id", "file", "foreground_share"]
-        csv.writer(text, lineterminator="\n").writerows([head, *lines])
+        csv.writer(text, lineterminator="\n").writerows([["episode", "query", "support", *last], *lines])
         write_text(self.folder / "predictions.csv", text.getvalue())
-        print(f"{len(lines)} masks: {self.folder}")
+        print(f"{len(lines)} {'videos' if _films(data) else 'masks'}: {self.folder}")
+
+
+def _films(data: FewShotDataModule) -> bool:
+    """Whether the protocol tests videos."""
+    return data.evaluation_part.task in ("video", "interactive_video")
+
+
+def _write_labels(path: Path, labels: np.ndarray[Any, Any]) -> None:
+    """A label map (H, W) as a PNG in the palette of VOC and DAVIS, whole or not at all."""
+    from PIL import Image
+
+    from fewseg.datasets.voc import voc_palette
+
+    image = Image.fromarray(labels.astype(np.uint8), mode="P")
+    image.putpalette(voc_palette())
+    with atomic(path) as temporary:
+        image.save(temporary, format="PNG")
 
 
 def draw_episodes(module: FewShotSegmentor, data: FewShotDataModule, specs: list[EpisodeSpec]) -> list[np.ndarray]:
@@ -297,8 +327,11 @@ def _draw_object(module: FewShotSegmentor, data: FewShotDataModule, spec: Episod
 
 
 def save_pictures(module: FewShotSegmentor, data: FewShotDataModule, rows: list[Row], folder: Path) -> None:
-    """The best, the median and the worst episode of a run as PNGs, with ``index.json``."""
+    """The best, the median and the worst episode of a run, or strips of its first videos, with ``index.json``."""
     specs = data.episode_list().specs
+    if _films(data):
+        _save_films(module, data, rows, folder)
+        return
     shown = list({row.episode: row for row in rows if row.present}.values())  # of an object, the last click
     order = sorted(shown, key=lambda row: (row.tp / max(row.tp + row.fp + row.fn, 1), row.episode))
     chosen = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
@@ -322,11 +355,83 @@ def save_pictures(module: FewShotSegmentor, data: FewShotDataModule, rows: list[
     write_json(folder / "index.json", entries)
 
 
+_FILMS = 3  # videos of a run, the same for all methods
+
+
+def _save_films(module: FewShotSegmentor, data: FewShotDataModule, rows: list[Row], folder: Path) -> None:
+    """Strips of the first videos, prediction and truth, of the same frames for all methods of a setting."""
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for place, spec in enumerate(data.episode_list().specs[:_FILMS]):
+        video = data.video_of(spec)
+        shown = shown_frames(len(video), sorted(video.annotations))
+        images = {frame: video.frames[frame] for frame in shown}
+        known = {frame: _labels_of(video.targets[frame]) for frame in shown}
+        truth = {frame: labels for frame, labels in known.items() if labels is not None}
+        pred = {frame: labels for frame, labels in _labels_at(module, data, video, shown) if frame in images}
+        given, own = dict(video.annotations), [row for row in rows if row.episode == place]
+        for kind, labels, annotated in (("film", pred, dict.fromkeys(given)), ("truth", truth, given)):
+            name = f"{kind}-{place}.jpg"  # a tenth of a PNG, in a page that holds many
+            strip = film_strip(images, labels, annotated)
+            cv2.imwrite(str(folder / name), strip[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+            entry = {"file": name, "kind": kind, "episode": place, "query": spec.query_id, "annotated": sorted(given)}
+            entries.append(entry | ({"j_mean": _mean_j(own, len(video))} if kind == "film" and own else {}))
+    write_json(folder / "index.json", entries)
+
+
+def _labels_of(target: np.ndarray[Any, Any] | None) -> np.ndarray[Any, Any] | None:
+    """Masks (objects, H, W) as one map of object numbers (H, W), 255 where all are unknown."""
+    if target is None:
+        return None
+    labels = np.where((target == VOID).all(0), VOID, 0)
+    for number, mask in enumerate(target, 1):
+        labels[mask == POSITIVE] = number
+    return labels
+
+
+def _labels_at(
+    module: FewShotSegmentor, data: FewShotDataModule, video: VideoEpisode, shown: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+    """The predicted labels of some frames, and of the annotated ones; no other frame is read."""
+    kept = sorted({*shown, *video.annotations})
+    shorter = dataclasses.replace(
+        video,
+        frames=_Chosen(video.frames, kept),
+        targets=_Chosen(video.targets, kept),
+        annotations={kept.index(frame): maps for frame, maps in sorted(video.annotations.items())},
+        frame_ids=tuple(video.frame_ids[frame] for frame in kept),
+    )
+    for tracked in evaluation.track(module, shorter, data):
+        yield kept[tracked.frame], tracked.labels
+
+
+class _Chosen(Sequence[Any]):
+    """Some items of a lazy sequence."""
+
+    def __init__(self, items: Sequence[Any], kept: Sequence[int]) -> None:
+        self.items, self.kept = items, kept
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, i: Any) -> Any:
+        return [self.items[at] for at in self.kept[i]] if isinstance(i, slice) else self.items[self.kept[i]]
+
+
+def _mean_j(rows: Sequence[Row], n_frames: int) -> float:
+    """J of a video, mean over its objects, all of which have the same frames: without the first and the last one."""
+    inner = [row for row in rows if row.frame not in (0, n_frames - 1)]
+    tp, fp, fn = np.array([(row.tp, row.fp, row.fn) for row in inner]).T
+    return float(frame_j(tp, fp, fn).mean())
+
+
 class EpisodePanels(pl.Callback):
     """Logs support, query, prediction and truth of a few base-class episodes to wandb, as images with mask overlays.
 
+    After a test on videos: a few of them as GIFs, the truth above the prediction.
+
     Args:
-        n_episodes: panels per validation.
+        n_episodes: panels per validation, or videos per test.
     """
 
     def __init__(self, n_episodes: int = 4) -> None:
@@ -359,3 +464,41 @@ class EpisodePanels(pl.Callback):
                 panels[f"episodes/{i}/support{shot}"] = support
         for logger in loggers:  # without step=, which would have to keep up with the logger's own counter
             logger.experiment.log({**panels, "trainer/global_step": trainer.global_step})
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Logs the first videos of the test list."""
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        data: FewShotDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        if not (loggers and trainer.is_global_zero and isinstance(pl_module, FewShotSegmentor) and _films(data)):
+            return
+        import wandb
+
+        with tempfile.TemporaryDirectory() as folder:  # a logger keeps copies
+            videos = {}
+            for i, spec in enumerate(data.episode_list().specs[: self.n_episodes]):
+                path = Path(folder) / f"{i}.gif"
+                _write_gif(path, _animate(pl_module, data, data.video_of(spec)))
+                videos[f"videos/{i}"] = wandb.Video(str(path), caption=spec.query_id, format="gif")
+            for logger in loggers:
+                logger.experiment.log(videos)
+
+
+_GIF_FRAMES, _GIF_HEIGHT, _GIF_MILLISECONDS = 40, 180, 100
+
+
+def _animate(module: FewShotSegmentor, data: FewShotDataModule, video: VideoEpisode) -> Iterator[np.ndarray[Any, Any]]:
+    """Evenly spread frames with overlays, truth above prediction, (2 h, w, 3) uint8 each; one in memory at a time."""
+    shown = set(shown_frames(len(video), (), _GIF_FRAMES))
+    for frame, labels in _labels_at(module, data, video, sorted(shown)):
+        if frame not in shown:
+            continue
+        image, truth = video.frames[frame], _labels_of(video.targets[frame])
+        height = min(_GIF_HEIGHT, image.shape[0])
+        yield np.vstack([labelled(image, truth, height), labelled(image, labels, height)])
+
+
+def _write_gif(path: Path, frames: Iterator[np.ndarray[Any, Any]]) -> None:
+    from PIL import Image
+
+    images = (Image.fromarray(frame) for frame in frames)
+    next(images).save(path, save_all=True, append_images=images, duration=_GIF_MILLISECONDS, loop=0)

@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("out", type=Path, help="a benchmark's folder")
     data = commands.add_parser("data", help="prepare or check a data set")
     data.add_argument("action", choices=["prepare", "check"])
-    data.add_argument("name", choices=["pascal5i", "shapes"])
+    data.add_argument("name", choices=["pascal5i", "davis", "shapes", "shapes-video"])
     data.add_argument("--root", type=Path, help="the data set's own tree")
     data.add_argument("--archive", type=Path, action="append", default=[], help="an archive that you already have")
     return parser

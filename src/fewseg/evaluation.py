@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fewseg.episode import POSITIVE, VOID, Click, EpisodeBatch, EpisodeSpec, Features, Row
+from fewseg.episode import POSITIVE, VOID, Click, EpisodeBatch, EpisodeSpec, Features, Row, VideoEpisode
+from fewseg.errors import FewsegError
+from fewseg.functional.boundary import boundary_counts
 from fewseg.functional.fuse import fuse
 from fewseg.functional.geometry import restore
 from fewseg.functional.iou import confusion_counts
@@ -21,6 +24,7 @@ from fewseg.network import SegmentorNetwork
 from fewseg.refinement import Refinement
 from fewseg.sampling import EvaluationPart, groups
 from fewseg.session import InteractiveSession
+from fewseg.video_session import VideoSession
 
 Item = TypeVar("Item")
 
@@ -197,6 +201,74 @@ def answers(model: Any, data: Any, spec: EpisodeSpec) -> tuple[np.ndarray[Any, A
         last = interact(model, batch, data)[-1]
         return last.mask, last.clicks
     return masks(batch, predict(model.network, batch).logits, data.evaluation_part.threshold)[0], spec.clicks
+
+
+class Tracked(NamedTuple):
+    """One frame of a video.
+
+    Args:
+        frame: its place in the video, from 0.
+        labels: (H, W) uint8 numbers of the objects, 0 background.
+        seconds: that it took; those of the guidance are in the first frame.
+    """
+
+    frame: int
+    labels: np.ndarray[Any, Any]
+    seconds: Seconds
+
+
+def track(model: Any, episode: VideoEpisode, data: Any) -> Iterator[Tracked]:
+    """Segments a video after its annotated frames, one frame after the other.
+
+    Args:
+        model: a LightningModule with a network.
+        episode: the video.
+        data: the data module: canvas, budget and threshold.
+    """
+    threshold = data.evaluation_part.threshold
+    session = VideoSession(model, episode.frames, data.frame_size, data.budget_mb * 2**20, threshold, data.resize)
+    for frame, maps in sorted(episode.annotations.items()):
+        for number, annotation in enumerate(maps, 1):
+            session.annotate(frame, annotation, number)
+    for frame, answer in enumerate(session.segment()):
+        yield Tracked(frame, answer.labels, answer.seconds)
+
+
+def video_rows(episode: VideoEpisode, tracked: Tracked, part: EvaluationPart, index: int) -> list[Row]:
+    """One row per object of a frame, which share its seconds, with the counts of regions and of boundaries.
+
+    Args:
+        episode: the video.
+        tracked: one of its frames.
+        part: the evaluation part of the protocol.
+        index: place of the episode in its list.
+
+    Raises:
+        FewsegError: the frame has no truth, or one of another size.
+    """
+    targets, frame_id = episode.targets[tracked.frame], episode.frame_ids[tracked.frame]
+    if targets is None:
+        raise FewsegError(f"mask of {frame_id}", "none", "one for every frame that is scored", "use fewseg predict")
+    if targets.shape[1:] != tracked.labels.shape:
+        size = " x ".join(map(str, tracked.labels.shape))
+        got = " x ".join(map(str, targets.shape[1:]))
+        raise FewsegError(f"mask of {frame_id}", got, f"the frame's {size}", "restore both from the original data")
+    share = Seconds(*(value / len(targets) for value in tracked.seconds))
+    scored = []
+    for number, target in enumerate(targets, 1):
+        mask, spec = tracked.labels == number, dataclasses.replace(episode.spec, object_id=number)
+        row = _row(index, spec, mask, torch.from_numpy(target), part, share)
+        edges = boundary_counts(mask & (target != VOID), target == POSITIVE)
+        scored.append(
+            row._replace(
+                frame=tracked.frame,
+                boundary_pred=edges.pred,
+                boundary_true=edges.true,
+                boundary_pred_matched=edges.pred_matched,
+                boundary_true_matched=edges.true_matched,
+            )
+        )
+    return scored
 
 
 def gather_parts(own: Item) -> list[Item]:

@@ -29,37 +29,36 @@ import yaml
 
 from fewseg.episode import ROW_SCHEMA_VERSION, Row
 from fewseg.errors import FewsegError
-from fewseg.functional.iou import (
-    bootstrap_interval,
-    bootstrap_ious,
-    fb_iou,
-    mean_iou,
-    per_class_iou,
-    percentile_interval,
-    positive_iou,
-)
-from fewseg.functional.robot import iou_at, noc, seconds_per_click
+from fewseg.functional.iou import bootstrap_ious, per_class_iou, percentile_interval
+from fewseg.functional.run_figures import NOC_PERCENT, resampled, scores_of_objects
+from fewseg.functional.run_figures import click_ious as click_ious
+from fewseg.functional.run_figures import final_rows as final_rows
+from fewseg.functional.run_figures import score as score
 
 _VERSION_KEY = b"fewseg_row_schema"
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
-_SECONDS = [name for name in Row._fields if name.startswith("seconds_")]
-_NETWORK_SECONDS = ["seconds_encode", "seconds_guide", "seconds_segment"]
-_NOC_PERCENT = (80, 85, 90)
 _IOU_AFTER = (1, 5)  # clicks
 
 # figures of tasks beyond IoU, with their heads in tables; a table shows those that its runs have
 FIGURES = {
-    "j_mean": "J",
-    "f_mean": "F",
     "jf_mean": "J&F",
+    "j_mean": "J",
+    "j_recall": "J recall",
+    "j_decay": "J decay",
+    "f_mean": "F",
+    "f_recall": "F recall",
+    "f_decay": "F decay",
     **{f"iou_at_{k}": f"IoU@{k}" for k in _IOU_AFTER},
-    **{f"noc{percent}": f"NoC@{percent}" for percent in _NOC_PERCENT},
+    **{f"noc{percent}": f"NoC@{percent}" for percent in NOC_PERCENT},
     "over_limit90": "over@90",
     "ap": "AP",
     "ap50": "AP50",
     "guidance_within": "z within",
     "guidance_between": "z between",
     "miou_std_seeds": "std over seeds",
+    "seconds_per_video": "s/video",
+    "seconds_per_frame": "s/frame",
+    "seconds_guide_per_video": "s/guide",
     "seconds_per_update": "s/update",
     "seconds_per_click": "s/click",
     "seconds_refine_per_click": "s/click, refining",
@@ -141,146 +140,21 @@ def read_rows(path: Path) -> pd.DataFrame:
     return typing.cast(pd.DataFrame, frame.astype(dict.fromkeys(required, "int64")))
 
 
-def final_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows that count for IoU: after the last click, where an object of a frame was clicked several times.
+def in_words(figures: Mapping[str, Any]) -> str:
+    """The figures of a run with clicks or videos for its line in the terminal; empty where it has neither.
 
-    >>> clicks = [Row(0, "q", "s", 1, tp=n, fp=0, fn=9 - n, tn=0, click=n) for n in (1, 2, 3)]
-    >>> final_rows(pd.DataFrame(clicks)).tp.tolist()
-    [3]
-    """
-    if frame["click"].isna().all():
-        return frame
-    return frame.sort_values("click", kind="stable").drop_duplicates(["episode", "object_id", "frame"], keep="last")
-
-
-def score(
-    frame: pd.DataFrame,
-    class_names: Sequence[str],
-    classes: Sequence[int],
-    repeats: int = 1,
-    n_clicks: int | None = None,
-) -> dict[str, Any]:
-    """The figures of one run from its rows.
-
-    Args:
-        frame: as ``read_rows`` returns it.
-        class_names: names of the data set's classes; ``class_names[i]`` has id ``i + 1``.
-        classes: class ids that were evaluated, the novel classes of the fold.
-        repeats: the episodes are so many lists in a row, and figures are means over them (PANet's five runs); then
-            ``miou_std`` is the standard deviation of their mIoU. The interval is that of all episodes together.
-        n_clicks: that every object could get; None = as many as one of them got.
-
-    Returns:
-        ``miou``, ``fb_iou``, ``positive_iou``, ``per_class_iou`` (class name -> IoU, classes with an episode), all in
-        [0, 1]; ``ci95`` of ``miou`` by a bootstrap over query images; ``n_episodes``; and, where they were measured,
-        ``seconds_encode``, ``seconds_guide``, ... and their sum ``seconds_per_episode``, all per episode. Where objects
-        were clicked, these are the figures after the last click, and those of ``_click_figures`` are there as well.
-
-    Raises:
-        FewsegError: there is no row, or a row of another class.
-
-    >>> rows = [Row(0, "a", "s", 1, 3, 1, 1, 3), Row(1, "b", "s", 1, 1, 1, 0, 6), Row(2, "c", "s", 2, 0, 0, 1, 7)]
-    >>> figures = score(pd.DataFrame(rows), ("cat", "dog"), (1, 2))
-    >>> round(figures["miou"], 3), figures["positive_iou"], figures["n_episodes"]
-    (0.286, 0.5, 3)
-    """
-    if repeats > 1:
-        return _mean_of_repeats(frame, class_names, classes, repeats, n_clicks)
-    if frame.empty:
-        raise FewsegError("rows", "none", "at least one scored prediction", "check the episode list of this run")
-    strangers = sorted(set(frame["class_id"]) - set(classes))
-    if strangers:
-        raise FewsegError("class_id", strangers, f"classes {list(classes)}", "score a fold with its own episode list")
-    final = final_rows(frame)
-    class_id, tp, fp, fn, tn = (final[name].to_numpy(np.int64) for name in ("class_id", "tp", "fp", "fn", "tn"))
-    n_episodes = int(frame["episode"].nunique())
-    figures: dict[str, Any] = {
-        "n_episodes": n_episodes,
-        "miou": mean_iou(class_id, tp, fp, fn),
-        "fb_iou": fb_iou(tp, fp, fn, tn),
-        "positive_iou": positive_iou(tp, fp, fn),
-        "per_class_iou": {class_names[c - 1]: iou for c, iou in per_class_iou(class_id, tp, fp, fn).items()},
-        "ci95": list(bootstrap_interval(final["query"], class_id, tp, fp, fn)),
-    }
-    seconds = {name: float(frame[name].sum()) / n_episodes for name in _SECONDS if frame[name].notna().any()}
-    if seconds:
-        figures["seconds_per_episode"] = sum(seconds.values())
-    clicked = {} if frame["click"].isna().all() else _click_figures(frame, n_clicks or int(frame["click"].max()))
-    return figures | seconds | clicked
-
-
-def _per_click(frame: pd.DataFrame, values: Any, n_clicks: int) -> pd.DataFrame:
-    """One number per row as (objects, clicks), every object an episode; NaN after an object's last click."""
-    cells = pd.DataFrame({"episode": frame["episode"], "click": frame["click"].astype("int64"), "value": values})
-    return cells.pivot(index="episode", columns="click", values="value").reindex(columns=range(1, n_clicks + 1))
-
-
-def click_ious(frame: pd.DataFrame, n_clicks: int) -> Any:
-    """The IoU of every object after every click, (objects, n_clicks); an empty union counts as 0.
-
-    An object with fewer clicks, because nothing was wrong any more, keeps its last IoU.
-
-    >>> rows = [Row(0, "q", "", 1, tp=n, fp=1, fn=3 - n, tn=0, click=n) for n in (1, 2)]
-    >>> click_ious(pd.DataFrame(rows), 3).tolist()
-    [[0.25, 0.5, 0.5]]
-    """
-    tp, fp, fn = (frame[name].to_numpy(np.float64) for name in ("tp", "fp", "fn"))
-    return _per_click(frame, tp / np.maximum(tp + fp + fn, 1), n_clicks).ffill(axis=1).to_numpy(np.float64)
-
-
-def _click_figures(frame: pd.DataFrame, limit: int) -> dict[str, Any]:
-    """What clicks are worth (protocol of f-BRS, Sofiiuk et al. 2020, without its early stop).
-
-    ``n_clicks``, the limit; ``iou_at``, the mean over objects of the IoU after 1, 2, ... clicks; ``noc80``,
-    ``noc85``, ``noc90``, the mean over objects of the clicks until that IoU, which are ``n_clicks`` where it is not
-    reached before; ``over_limit80``, ..., the number of objects for which they are; ``seconds_at``, the mean seconds of
-    network and refinement up to each click; ``seconds_per_click`` and its parts. One click has no NoC.
-    """
-    ious = click_ious(frame, limit).tolist()
-    figures: dict[str, Any] = {"n_clicks": limit, "iou_at": [iou_at(ious, k) for k in range(1, limit + 1)]}
-    for percent in _NOC_PERCENT if limit > 1 else ():
-        needed = noc(ious, percent / 100, limit)
-        figures |= {f"noc{percent}": needed.mean, f"over_limit{percent}": needed.n_over}
-    seconds = {"network": _NETWORK_SECONDS, "refine": ["seconds_refine"], "robot": ["seconds_robot"]}
-    known = {part: names for part, names in seconds.items() if frame[names].notna().any(axis=None)}
-    spent = pd.DataFrame({part: frame[names].astype("float64").sum(axis=1) for part, names in known.items()})
-    if known:
-        waited = spent.drop(columns="robot", errors="ignore").sum(axis=1)  # whoever clicks has no robot
-        figures["seconds_at"] = _per_click(frame, waited, limit).fillna(0.0).cumsum(axis=1).mean().tolist()
-        clicked = frame.groupby(["episode", "object_id"], dropna=False).size().tolist()
-        figures["seconds_per_click"] = seconds_per_click(float(spent.to_numpy().sum()), clicked)
-        figures |= {f"seconds_{part}_per_click": float(spent[part].mean()) for part in known}
-    return figures
-
-
-def clicks_in_words(figures: Mapping[str, Any]) -> str:
-    """The figures of a run with clicks for its line in the terminal; empty where nothing was clicked.
-
-    >>> clicks_in_words({"iou_at": [0.5, 0.75], "n_clicks": 2, "noc85": 2.0, "noc90": 2.0})
+    >>> in_words({"iou_at": [0.5, 0.75], "n_clicks": 2, "noc85": 2.0, "noc90": 2.0})
     '  IoU@1 0.500  IoU@2 0.750  NoC@85 2.00  NoC@90 2.00'
+    >>> in_words({"jf_mean": 0.75, "j_mean": 0.7, "f_mean": 0.8, "seconds_per_video": 2.5})
+    '  J&F 0.750  J 0.700  F 0.800  2.50 s/video'
     """
     ious = figures.get("iou_at", [])
     told = [f"  IoU@{k} {ious[k - 1]:.3f}" for k in dict.fromkeys((1, len(ious))) if ious]
     told += [f"  NoC@{percent} {figures[name]:.2f}" for percent in (85, 90) if (name := f"noc{percent}") in figures]
+    told += [f"  {FIGURES[name]} {figures[name]:.3f}" for name in ("jf_mean", "j_mean", "f_mean") if name in figures]
+    if "seconds_per_video" in figures:
+        told.append(f"  {figures['seconds_per_video']:.2f} s/video")
     return "".join(told)
-
-
-def _mean_of_repeats(
-    frame: pd.DataFrame, class_names: Sequence[str], classes: Sequence[int], repeats: int, n_clicks: int | None
-) -> dict[str, Any]:
-    pooled = score(frame, class_names, classes, n_clicks=n_clicks)
-    repeat = frame["episode"] * repeats // pooled["n_episodes"]
-    each = [score(frame[repeat == i], class_names, classes) for i in range(repeats)]
-    means = {name: _mean(figures[name] for figures in each) for name in ("miou", "fb_iou", "positive_iou")}
-    seen = {c: [f["per_class_iou"][c] for f in each if c in f["per_class_iou"]] for c in pooled["per_class_iou"]}
-    low, high = pooled["ci95"]
-    return {
-        **pooled,
-        **means,
-        "miou_std": float(np.std([figures["miou"] for figures in each])),
-        "per_class_iou": {c: _mean(values) for c, values in seen.items()},
-        "ci95": [min(low, means["miou"]), max(high, means["miou"])],
-    }
 
 
 def finish_run(folder: Path, config: Mapping[str, Any], rows: Iterable[Row], figures: Mapping[str, Any]) -> None:
@@ -379,6 +253,7 @@ class Line:
         note: what is incomplete or mixed; empty where nothing is.
         runs: the lines of ``summary.json`` that this sums up.
         clicks: what each click brings; None where objects were not clicked.
+        jf_ci95: of J&F, where it is that of one run; None elsewhere.
     """
 
     dataset: str
@@ -398,6 +273,7 @@ class Line:
     note: str
     runs: tuple[dict[str, Any], ...]
     clicks: ClickCurve | None = None
+    jf_ci95: tuple[float, float] | None = None
 
 
 def leaderboard(
@@ -424,9 +300,10 @@ def _line(runs: list[dict[str, Any]], out: Path | None, folds_expected: int | No
     clicks = _click_curve([run for run in runs if run.get("iou_at")], out)
     if clicks:
         figures |= {f"iou_at_{k}": clicks.iou[k - 1] for k in _IOU_AFTER if k <= len(clicks.iou)}
-    elif all("seconds_guide" in run and "seconds_segment" in run for run in runs):  # of a change of annotations
+    elif "n_videos" not in first and all("seconds_guide" in run and "seconds_segment" in run for run in runs):
+        # of a change of annotations; runs on videos have measured it per frame
         figures["seconds_per_update"] = _fold_mean(runs, "seconds_guide") + _fold_mean(runs, "seconds_segment")
-    for name in {f"over_limit{percent}" for percent in _NOC_PERCENT} & figures.keys():
+    for name in {f"over_limit{percent}" for percent in NOC_PERCENT} & figures.keys():
         figures[name] *= len(folds)  # a number of objects, in all folds together
     deviation = _seed_deviation(scored)
     if deviation is not None:
@@ -447,6 +324,7 @@ def _line(runs: list[dict[str, Any]], out: Path | None, folds_expected: int | No
         note=_note(runs, seeds, folds_expected or first.get("n_folds")),
         runs=tuple(runs),
         clicks=clicks,
+        jf_ci95=(first["jf_ci95"][0], first["jf_ci95"][1]) if len(runs) == 1 and "jf_ci95" in first else None,
     )
 
 
@@ -491,22 +369,11 @@ def _click_curve(runs: Sequence[dict[str, Any]], out: Path | None) -> ClickCurve
     return ClickCurve(tuple(iou.tolist()), ci95, tuple(np.atleast_1d(seconds).tolist()) if np.size(seconds) else ())
 
 
-def _click_replicates(frames: Sequence[pd.DataFrame], fold: Any, n_clicks: int, replicates: int = 1000) -> Any:
-    """The IoU after each click in resampled benchmarks, (R, n_clicks); a fold's images are drawn once for its seeds."""
-    random, folds = np.random.RandomState(0), []
-    for one in np.unique(fold):
-        runs = [frame for frame, f in zip(frames, fold, strict=True) if f == one]
-        images = np.unique(np.concatenate([frame["query"].to_numpy(str) for frame in runs]))
-        drawn = random.randint(len(images), size=(replicates, len(images)))
-        weights = np.apply_along_axis(np.bincount, 1, drawn, minlength=len(images)).astype(np.float64)
-        means = []
-        for frame in runs:
-            objects = frame.drop_duplicates("episode").sort_values("episode")
-            image = np.searchsorted(images, objects["query"].to_numpy(str))
-            weight = weights[:, image]  # (R, objects)
-            means.append(weight @ click_ious(frame, n_clicks) / np.maximum(weight.sum(1, keepdims=True), 1))
-        folds.append(np.mean(means, axis=0))
-    return np.mean(folds, axis=0)
+def _click_replicates(frames: Sequence[pd.DataFrame], fold: Any, n_clicks: int) -> Any:
+    """The IoU after each click in resampled benchmarks, (R, n_clicks), as means over seeds and then folds."""
+    objects = [frame.drop_duplicates("episode").sort_values("episode")["query"].to_numpy(str) for frame in frames]
+    runs = np.stack(resampled(objects, [click_ious(frame, n_clicks) for frame in frames], fold))
+    return np.mean([runs[fold == one].mean(axis=0) for one in np.unique(fold)], axis=0)
 
 
 def _note(runs: Sequence[dict[str, Any]], seeds: dict[int, set[int]], folds_expected: int | None) -> str:
@@ -526,10 +393,10 @@ def _interval(runs: Sequence[dict[str, Any]], miou: float, out: Path | None) -> 
     if len(runs) == 1 and "ci95" in runs[0]:
         low, high = runs[0]["ci95"]
         return low, high
-    found = _replicates(runs, out)
-    if found is None:
+    frames = _scored_rows(runs, out)
+    if frames is None:
         return None
-    replicates, points = found
+    replicates, points = _replicates(runs, frames)
     if abs(float(_average(points[None], runs)[0]) - miou) > _SAME:  # these replicates are of another number
         return None
     return percentile_interval(_average(replicates, runs), miou)
@@ -538,15 +405,19 @@ def _interval(runs: Sequence[dict[str, Any]], miou: float, out: Path | None) -> 
 _SAME = 1e-6  # rows reproduce a run's mIoU to this, unless it was scored by another rule
 
 
-def _replicates(runs: Sequence[dict[str, Any]], out: Path | None) -> tuple[Any, Any] | None:
-    """The mIoU of every run in resampled benchmarks, (R, runs), and as it is, (runs,); None where rows are missing.
-
-    In a replicate, all runs of one fold see the same resampled images: differences of columns are paired.
-    """
+def _scored_rows(runs: Sequence[dict[str, Any]], out: Path | None) -> list[pd.DataFrame] | None:
+    """The rows of every run that count for accuracy; None where a run's are missing."""
     paths = [] if out is None else [out / run["run"] / "episodes.parquet" for run in runs]
     if not paths or not all(path.is_file() for path in paths):
         return None
-    frames = [final_rows(read_rows(path)) for path in paths]
+    return [final_rows(read_rows(path)) for path in paths]
+
+
+def _replicates(runs: Sequence[dict[str, Any]], frames: Sequence[pd.DataFrame]) -> tuple[Any, Any]:
+    """The mIoU of every run in resampled benchmarks, (R, runs), and as it is, (runs,), from the rows that count.
+
+    In a replicate, all runs of one fold see the same resampled images: differences of columns are paired.
+    """
     columns = np.concatenate([np.full(len(frame), i) for i, frame in enumerate(frames)])
     pooled = pd.concat([frame[["query", "class_id", "tp", "fp", "fn"]] for frame in frames])
     n_classes = int(pooled["class_id"].max()) + 1
@@ -579,6 +450,8 @@ class Comparison:
         difference: ``miou`` minus that of the reference.
         ci95: of ``difference``; every replicate resamples the same query images for both.
         note: what is left out, or why there is no comparison or interval; empty where nothing is odd.
+        j_difference: mean J of videos minus that of the reference; None elsewhere.
+        j_ci95: of ``j_difference``; every replicate resamples the same videos for both.
     """
 
     dataset: str
@@ -592,14 +465,25 @@ class Comparison:
     difference: float | None
     ci95: tuple[float, float] | None
     note: str
+    j_difference: float | None = None
+    j_ci95: tuple[float, float] | None = None
 
     @property
     def seen(self) -> str:
         """``above`` or ``below`` where the interval leaves out 0, else ``not separated``; empty without interval."""
-        if self.ci95 is None:
-            return ""
-        low, high = self.ci95
-        return "above" if low > 0 else "below" if high < 0 else "not separated"
+        return _seen(self.ci95)
+
+    @property
+    def j_seen(self) -> str:
+        """The same of J."""
+        return _seen(self.j_ci95)
+
+
+def _seen(interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return ""
+    low, high = interval
+    return "above" if low > 0 else "below" if high < 0 else "not separated"
 
 
 def reference_of(out: Path) -> str | None:
@@ -663,15 +547,19 @@ def _compare_setting(by_config: dict[str, list[dict[str, Any]]], out: Path | Non
     used = list(
         {run["run"]: run for both, _ in pairs.values() for pair in both for run in pair if "run" in run}.values()
     )
-    replicates = _replicates(used, out) if used else None
+    frames = _scored_rows(used, out)
+    replicates = _replicates(used, frames) if frames else None
+    videos = _j_replicates(used, frames) if frames else None
     column = {run["run"]: i for i, run in enumerate(used)}
     found = []
     for config, (both, note) in pairs.items():
-        miou = difference = interval = None
+        miou = difference = interval = j_difference = j_interval = None
         if both:
             own, other = ([pair[side] for pair in both] for side in (0, 1))
-            miou, base = (float(_average(np.array([[run["miou"] for run in runs]]), runs)[0]) for runs in (own, other))
+            miou, base = (_average_of("miou", runs) for runs in (own, other))
             difference = miou - base
+            if all("j_mean" in run for run in (*own, *other)):
+                j_difference = _average_of("j_mean", own) - _average_of("j_mean", other)
             if replicates is None:
                 lacking = "no interval (episodes.parquet is missing)"
             else:
@@ -682,13 +570,44 @@ def _compare_setting(by_config: dict[str, list[dict[str, Any]]], out: Path | Non
                 if np.abs(points[of_own + of_other] - scored).max() <= _SAME:
                     interval = percentile_interval(_average(ious[:, of_own] - ious[:, of_other], own), difference)
                     lacking = ""
+                if videos is not None and j_difference is not None:
+                    j_interval = percentile_interval(
+                        _average(videos[:, of_own] - videos[:, of_other], own), j_difference
+                    )
             note = "; ".join(filter(None, (note, lacking)))
         first = by_config[config][0]
         place = {name: first[name] for name in _GROUP}
         found.append(
-            Comparison(**place, reference=reference, miou=miou, difference=difference, ci95=interval, note=note)
+            Comparison(
+                **place,
+                reference=reference,
+                miou=miou,
+                difference=difference,
+                ci95=interval,
+                note=note,
+                j_difference=j_difference,
+                j_ci95=j_interval,
+            )
         )
     return found
+
+
+def _average_of(name: str, runs: Sequence[Mapping[str, Any]]) -> float:
+    return float(_average(np.array([[run[name] for run in runs]]), runs)[0])
+
+
+def _j_replicates(runs: Sequence[dict[str, Any]], frames: Sequence[pd.DataFrame]) -> Any:
+    """The mean J of every run in resampled benchmarks, (R, runs); None unless all are runs on videos.
+
+    None too where rows do not give a run's mean J.
+    """
+    if not all("j_mean" in run for run in runs) or any(frame["frame"].isna().all() for frame in frames):
+        return None
+    scored = [scores_of_objects(frame) for frame in frames]
+    means = [scores[:, 0, 0] for _, scores in scored]
+    if any(abs(own.mean() - run["j_mean"]) > _SAME for own, run in zip(means, runs, strict=True)):
+        return None
+    return np.stack(resampled([videos for videos, _ in scored], means, [run["fold"] for run in runs]), axis=1)
 
 
 def _pairs(
@@ -729,6 +648,15 @@ CLICKED = (
     "NoC@t: clicks until an IoU of t %, or all of them, mean over objects; over: objects that take all of them. mIoU,\n"
     "FB-IoU and positive IU are those after the last click. s/click: network, refinement and robot."
 )
+VIDEO = (
+    "J: intersection over union of an object in a frame. F: the same for its boundary, precision and recall within\n"
+    "0.8 % of the diagonal as one number. Of each the mean over frames, recall (share of frames above 0.5) and decay\n"
+    "(mean of the first quarter minus that of the last), then the mean over all objects of all videos. J&F: mean of\n"
+    "both; interval: 95 % of a bootstrap over videos. The first and the last frame of a video count in seconds only.\n"
+    "s/frame: encoding and segmenting a frame; s/guide: making the guidance, once per video; s/update: from a change\n"
+    "of annotations to the answer on one frame whose features are there. Differences of J are compared like those of\n"
+    "mIoU, over the same videos."
+)
 COMPARED = (
     "Difference of mIoU to the reference, over the folds and seeds that both have. Interval: 95 % of a bootstrap that\n"
     "draws the same query images for both. It holds neither the variation of training nor a correction for the number\n"
@@ -743,10 +671,12 @@ def comparison_cells(found: Sequence[Comparison]) -> tuple[list[str], list[list[
     references = list(dict.fromkeys(one.reference for one in found))
     several = len(references) > 1
     heads = [*wide, "config", "K", "P", "mIoU", *(["against", "difference"] if several else [f"minus {references[0]}"])]
-    heads += ["95 % paired interval", "seen", *(["note"] * notes)]
+    videos = any(one.j_difference is not None for one in found)
+    against = "J difference" if several else f"J minus {references[0]}"
+    heads += ["95 % paired interval", "seen", *([against, "95 % paired interval of J", "J seen"] * videos)]
+    heads += ["note"] * notes
     body = []
     for one in found:
-        interval = "" if one.ci95 is None else f"{one.ci95[0]:+.3f} to {one.ci95[1]:+.3f}"
         body.append(
             [
                 *(getattr(one, name) for name in wide),
@@ -755,13 +685,18 @@ def comparison_cells(found: Sequence[Comparison]) -> tuple[list[str], list[list[
                 points(one.n_points),
                 _number(one.miou),
                 *([one.reference] * several),
-                "" if one.difference is None else f"{one.difference:+.3f}",
-                interval,
+                *_difference(one.difference, one.ci95),
                 one.seen,
+                *([*_difference(one.j_difference, one.j_ci95), one.j_seen] * videos),
                 *([one.note] * notes),
             ]
         )
     return heads, body
+
+
+def _difference(value: float | None, interval: tuple[float, float] | None) -> list[str]:
+    between = "" if interval is None else f"{interval[0]:+.3f} to {interval[1]:+.3f}"
+    return ["" if value is None else f"{value:+.3f}", between]
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]], out: Path | None, reference: str | None) -> str:
@@ -783,12 +718,18 @@ def cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     folds = sorted({fold for line in lines for fold in line.folds})
     extra = [name for name in FIGURES if any(name in line.figures for line in lines)]
     notes = any(line.note for line in lines)
+    if any(line.jf_ci95 for line in lines):
+        extra.insert(extra.index("jf_mean") + 1, "jf_ci95")
+    if not lines or any("seconds_per_video" not in line.figures for line in lines):
+        extra.append("seconds_per_episode")  # of videos it is s/video
     heads = [*wide, "config", "protocol", "K", "P", *(f"fold {fold}" for fold in folds), "mIoU", "95 % interval"]
-    heads += ["FB-IoU", "positive IU", *(FIGURES[name] for name in extra), "s/episode", *(["note"] * notes)]
+    names = {**FIGURES, "jf_ci95": "95 % of J&F", "seconds_per_episode": "s/episode"}
+    heads += ["FB-IoU", "positive IU", *(names[name] for name in extra), *(["note"] * notes)]
     body = []
     for line in lines:
-        interval = "" if line.ci95 is None else f"{line.ci95[0]:.3f} to {line.ci95[1]:.3f}"
-        names = ("fb_iou", "positive_iou", *extra, "seconds_per_episode")
+        figures = {name: figure_text(name, line.figures.get(name)) for name in ("fb_iou", "positive_iou", *extra)}
+        if "jf_ci95" in figures:
+            figures["jf_ci95"] = _range(line.jf_ci95)
         body.append(
             [
                 *(getattr(line, name) for name in wide),
@@ -798,8 +739,8 @@ def cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
                 points(line.n_points),
                 *(_number(line.folds.get(fold)) for fold in folds),
                 _number(line.miou),
-                interval,
-                *(figure_text(name, line.figures.get(name)) for name in names),
+                _range(line.ci95),
+                *figures.values(),
                 *([line.note] * notes),
             ]
         )
@@ -844,6 +785,10 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
+def _range(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
 def _aligned(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(heads, *body, strict=True)]
     padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in (heads, *body)]
@@ -880,8 +825,9 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
         line: dict[str, Any] = {
             name: json.dumps(v, default=_plain) if isinstance(v, dict) else v for name, v in row.items()
         }
-        if "ci95" in line:
-            line["ci95_low"], line["ci95_high"] = line.pop("ci95")
+        for name in ("ci95", "jf_ci95"):
+            if name in line:
+                line[f"{name}_low"], line[f"{name}_high"] = line.pop(name)
         line |= {name: json.dumps(v) for name, v in line.items() if isinstance(v, list)}
         flat.append(line)
     text = io.StringIO()
@@ -916,6 +862,8 @@ def summarise(out: Path, folds_expected: int | None = None) -> list[dict[str, An
     )
     if any(line.clicks for line in lines):
         explained += f"\n\n{CLICKED}"
+    if any("jf_mean" in line.figures for line in lines):
+        explained += f"\n\n{VIDEO}"
     if any("miou_std_seeds" in line.figures for line in lines):
         explained += "\n\nStd over seeds: standard deviation (n - 1) of the mean over folds, as the seed varies."
     trained = "".join(f"\n\nTraining: {note}." for note in training_notes(rows))
@@ -928,7 +876,10 @@ def summarise(out: Path, folds_expected: int | None = None) -> list[dict[str, An
     if not compared:
         (out / "comparisons.json").unlink(missing_ok=True)  # of an earlier version of the benchmark
     else:
-        write_json(out / "comparisons.json", [dataclasses.asdict(one) | {"seen": one.seen} for one in compared])
+        write_json(
+            out / "comparisons.json",
+            [dataclasses.asdict(one) | {"seen": one.seen, "j_seen": one.j_seen} for one in compared],
+        )
     write_text(out / "summary.md", f"# {_title(rows)}\n\n{body}\n")
     return rows
 

@@ -6,29 +6,25 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
-from fewseg.episode import NEGATIVE, POSITIVE, UNKNOWN, Box, Click, Features, Frame
+from fewseg.episode import NEGATIVE, POSITIVE, Box, Click, Features, Frame
 from fewseg.errors import FewsegError
 from fewseg.functional.clicks import draw_clicks, pad_clicks
 from fewseg.functional.geometry import restore
 from fewseg.functional.timing import Seconds, now
 from fewseg.functional.zoom import clicks_in, merge_mirrored, mirrored_clicks, next_region, paste
 from fewseg.network import SegmentorNetwork
+from fewseg.pictures import Picture, checked_annotation, checked_image, checked_pair, on_canvas, whole
 from fewseg.refinement import Refinement, check_point, refine
-from fewseg.transforms import FitMode, channels_first, fit, points_to_map
-
-if TYPE_CHECKING:
-    Picture = npt.NDArray[np.uint8] | Image.Image
+from fewseg.transforms import FitMode, channels_first, fit
 
 MIN_REGION = 0.4  # shortest side of a region to zoom in, by the longer side of the image: f-BRS's 200 of 500 pixels
-SPARSE = 0.05  # share of known pixels under which an annotation is moved as points, not resized
 
 
 def segment_image(
@@ -63,8 +59,8 @@ def segment_image(
         raise FewsegError("supports", f"{len(supports)} pairs", expected, "pass fewer")
     if model.network.uses_clicks and not model.network.uses_support:
         warnings.warn(f"{type(model).__name__} reads clicks and no examples: use InteractiveSession", stacklevel=2)
-    session = InteractiveSession(model, _image(query, "query"), size)
-    pairs = [_pair(image, annotation, f"supports[{n}]") for n, (image, annotation) in enumerate(supports)]
+    session = InteractiveSession(model, checked_image(query, "query"), size)
+    pairs = [checked_pair(image, annotation, f"supports[{n}]") for n, (image, annotation) in enumerate(supports)]
     for image, annotation in pairs:
         session.add_shot(image, annotation)
     return session.answer().mask
@@ -173,9 +169,9 @@ class InteractiveSession:
     ) -> None:
         self.network: SegmentorNetwork = model.network
         self.name = type(model).__name__
-        self.image = _image(image, "image")
+        self.image = checked_image(image, "image")
         sides = (size, size) if isinstance(size, int) else size
-        if sides is not None and not (_whole(sides, 2) and min(sides) >= 1):
+        if sides is not None and not (whole(sides, 2) and min(sides) >= 1):
             raise FewsegError("size", size, "a side of at least 1 pixel, (h, w) or None", "leave it out")
         if not 0 < threshold < 1:
             raise FewsegError("threshold", threshold, "a probability between 0 and 1", "leave it out")
@@ -250,7 +246,7 @@ class InteractiveSession:
         Raises:
             FewsegError: they are of another type, shape or value, or the model takes no more examples.
         """
-        pixels, labels = _pair(image, annotation, "shot")
+        pixels, labels = checked_pair(image, annotation, "shot")
         limit = self.network.max_shot
         if limit is not None and self.n_shot >= limit:
             expected = f"at most {limit} for {self.name}"
@@ -265,7 +261,7 @@ class InteractiveSession:
         """
         others = self._without(self._shots, number, "shots")
         view = self._shots[number].view
-        labels = _annotation(annotation, "annotation")
+        labels = checked_annotation(annotation, "annotation")
         if labels.shape != view.frame.original:
             expected = f"the image's {view.frame.original}"
             raise FewsegError("annotation", labels.shape, expected, "pass the annotation of that image")
@@ -383,7 +379,7 @@ class InteractiveSession:
     def _checked(self, row: int, col: int, positive: bool, others: Sequence[Click]) -> Click:
         """The click, if it may stand beside the others."""
         height, width = self.image.shape[:2]
-        if not _whole((row, col), 2):
+        if not whole((row, col), 2):
             raise FewsegError("click", (row, col), "two whole numbers, row and column", "round them")
         if not (0 <= row < height and 0 <= col < width):
             expected = f"a pixel of the image of {height} x {width} (height x width)"
@@ -407,15 +403,8 @@ class InteractiveSession:
         return _Shot(_View(self.network, images, frame), self._on_canvas(labels, frame))
 
     def _on_canvas(self, labels: npt.NDArray[np.uint8], frame: Frame) -> Tensor:
-        """An annotation (1, 1, h, w) at network size; the pixels of a sparse one survive as points."""
-        known = labels != UNKNOWN
-        if known.mean() < SPARSE:
-            rows, cols = np.nonzero(known)
-            points = [(int(r), int(c), int(labels[r, c])) for r, c in zip(rows, cols, strict=True)]
-            fitted = points_to_map(points, frame)
-        else:
-            fitted = fit(None, labels, self.canvas, self.mode)[1]
-        return torch.from_numpy(fitted)[None, None].to(self.device)
+        """An annotation (1, 1, h, w) at network size."""
+        return torch.from_numpy(on_canvas(labels, frame, self.mode))[None, None].to(self.device)
 
     def _view(self, region: Box | None) -> _View:
         """The image, or a region of it, on the canvas; the whole and the last region are kept."""
@@ -434,41 +423,3 @@ class InteractiveSession:
         frame, seen = self._view(region).frame, clicks if region is None else clicks_in(clicks, region)
         rows = pad_clicks([[(*frame.to_network(row, col), label) for row, col, label in seen]]).to(self.device)
         return torch.cat([rows, mirrored_clicks(rows, self.canvas[1])]) if self.flip else rows
-
-
-def _whole(values: Any, count: int) -> bool:
-    """Whether these are so many whole numbers."""
-    return (
-        isinstance(values, tuple | list)
-        and len(values) == count
-        and all(isinstance(v, int | np.integer) for v in values)
-    )
-
-
-def _pair(image: Picture, annotation: Picture, name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """An annotated image, checked."""
-    pixels, labels = _image(image, f"{name}[0]"), _annotation(annotation, f"{name}[1]")
-    if pixels.shape[:2] != labels.shape:
-        expected = f"the image's {pixels.shape[:2]}"
-        raise FewsegError(f"{name}[1]", labels.shape, expected, "pass the annotation of that image")
-    return pixels, labels
-
-
-def _image(value: Any, name: str) -> npt.NDArray[np.uint8]:
-    array = np.asarray(value.convert("RGB") if isinstance(value, Image.Image) else value)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
-        raise FewsegError(name, f"{array.dtype} {array.shape}", "uint8 (H, W, 3) RGB", "convert the image")
-    return array
-
-
-def _annotation(value: Any, name: str) -> npt.NDArray[np.uint8]:
-    array = np.asarray(value)
-    if array.ndim != 2 or array.size == 0:
-        raise FewsegError(name, array.shape, "(H, W)", "pass one annotation map per image")
-    array = array.astype(np.uint8) if array.dtype == bool else array
-    strangers = sorted({int(v) for v in np.unique(array)} - {0, 1, 255})[:5]
-    if strangers or array.dtype != np.uint8:
-        raise FewsegError(
-            name, f"{array.dtype} with values {strangers}", "uint8 of 0, 1 and 255 (unknown)", "recode the annotation"
-        )
-    return array

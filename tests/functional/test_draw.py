@@ -2,7 +2,19 @@ import numpy as np
 import pytest
 
 from fewseg.episode import Click
-from fewseg.functional.draw import GREEN, ORANGE, RED, click_panel, mark_clicks, panel
+from fewseg.functional.draw import (
+    GREEN,
+    MARKED,
+    OBJECTS,
+    ORANGE,
+    RED,
+    click_panel,
+    film_strip,
+    label_overlay,
+    mark_clicks,
+    panel,
+    shown_frames,
+)
 
 GREY = np.full((96, 96, 3), 100, np.uint8)
 
@@ -56,3 +68,70 @@ def test_a_panel_without_clicks_keeps_its_height():
     mask = np.zeros((100, 50), np.uint8)
     image = np.zeros((100, 50, 3), np.uint8)
     assert panel([(image, mask)], image, mask, mask).shape == (160, 4 * 80 + 3 * 4, 3)
+
+
+def test_every_object_has_its_colour_and_a_contour():
+    labels = np.zeros((96, 96), np.uint8)
+    labels[10:20, 10:20], labels[15:40, 18:60], labels[60:70, 60:70], labels[90:] = 1, 2, 9, 255
+    out = label_overlay(GREY, labels, opacity=0.5)
+    assert out[10, 10].tolist() == list(OBJECTS[0])  # a corner is contour
+    assert out[12, 12].tolist() == [(100 + c) // 2 for c in OBJECTS[0]]
+    assert out[15, 30].tolist() == list(OBJECTS[1])
+    assert out[25, 30].tolist() == [(100 + c) // 2 for c in OBJECTS[1]]
+    assert out[65, 65].tolist() == out[12, 12].tolist()  # after eight they come round again
+    assert (out[(labels == 0) | (labels == 255)] == 100).all()  # background and unknown stay
+    assert pixels(out, OBJECTS[1]) == 2 * 25 + 2 * 42 - 4  # the rim of a rectangle of 25 x 42
+    assert (GREY == 100).all()
+    assert len(set(OBJECTS)) == 8
+
+
+def test_a_mask_that_fills_the_image_has_a_contour():
+    out = label_overlay(GREY, np.ones((96, 96), np.uint8))
+    assert pixels(out, OBJECTS[0]) == 4 * 95
+
+
+@pytest.mark.parametrize("n_frames", [1, 2, 5, 6, 7, 8, 20, 61, 1000])
+@pytest.mark.parametrize("annotated", [(), (0,), (3, 4), (1, 2, 3), (0, 1, 2, 3, 4, 5, 6, 7)])
+def test_shown_frames_are_distinct_ordered_and_spread(n_frames, annotated):
+    given = [frame for frame in annotated if frame < n_frames]
+    shown = shown_frames(n_frames, given)
+    assert len(shown) == min(n_frames, 6)
+    assert shown == sorted(set(shown))
+    assert 0 <= shown[0] <= shown[-1] < n_frames
+    assert shown[-1] == n_frames - 1 or shown[-1] in given
+    if len(given) <= 3:
+        assert set(given) <= set(shown)
+    elif n_frames > 20:  # not all shown frames are those whose answer is known
+        assert len(set(given) & set(shown)) == 3
+
+
+def strip(labels, annotated, n=3, size=(48, 64)):
+    frames = {4 * i: np.full((*size, 3), 100, np.uint8) for i in range(n)}
+    return film_strip(frames, labels, annotated, height=96)
+
+
+def test_strips_of_the_same_frames_stack():
+    mask = np.zeros((48, 64), np.uint8)
+    mask[20:40, 20:40] = 2
+    bare, full = strip({}, {}), strip({4: mask}, {0: None, 8: None})
+    assert bare.shape == full.shape == (96, 3 * 128 + 2 * 4, 3)
+    tiles = [full[:, i * 132 : i * 132 + 128] for i in range(3)]
+    for place in (0, 2):  # annotated frames have a border all around
+        for rim in (tiles[place][-1], tiles[place][30:, 0], tiles[place][:, -1]):
+            assert (rim == np.array(MARKED)).all()
+    assert pixels(tiles[1], MARKED) == 0
+    assert pixels(tiles[1], OBJECTS[1]) == 4 * 39  # a contour of one pixel around 40 x 40, whatever the scale
+    assert (tiles[1][60, 60] != 100).any()
+    assert not np.array_equal(bare[:20, :30], bare[:20, 132:162])  # another number
+
+
+def test_sparse_points_are_drawn_and_dense_masks_are_not():
+    maps = np.full((2, 48, 64), 255, np.uint8)
+    maps[:, 40, 50] = 0  # background
+    maps[:, 10, 30] = (0, 1)  # object 2, which is negative for object 1
+    tile = strip({}, {0: maps})[:, :128]
+    assert tile[81, 101].tolist() == [255, 255, 255]
+    assert tile[21, 61].tolist() == list(OBJECTS[1])
+    dense = np.zeros((2, 48, 64), np.uint8)
+    dense[1, 10:30] = 1
+    assert np.array_equal(strip({}, {0: dense}), strip({}, {0: None}))

@@ -8,6 +8,7 @@ from fewseg.episode import Features
 from fewseg.functional.clicks import click_maps, pad_clicks
 from fewseg.models.fgbg import PaperFgBgNetwork
 from fewseg.models.guided import PaperGuidedNetwork
+from fewseg.models.osvos import PaperOSVOSNetwork
 from fewseg.models.panet import PaperPANetNetwork
 
 torch.set_num_threads(1)
@@ -109,6 +110,25 @@ def test_panet():
     assert figures(run(network, image(1001), dense())) == pytest.approx(expected, abs=1e-8)
 
 
+SIDES = (128, 256, 512, 512)
+OSVOS = [
+    *((16, 16, 2 * s, 2 * s) for s in (2, 4, 8, 16)), *((1, 1, 2 * s, 2 * s) for s in (2, 4, 8, 16)), *VGG,
+    *weights_and_biases([(16, c, 3, 3) for c in SIDES]), *weights_and_biases([(1, 16, 1, 1)] * 4),
+    *weights_and_biases([(1, 64, 1, 1)]),
+]  # fmt: skip
+
+
+def test_osvos():
+    """The fused score, which the network states as a margin between two logits; its fixed kernels are not loaded."""
+    network = PaperOSVOSNetwork().double().eval()
+    network.load_original(list(arrays(OSVOS)))
+    with torch.inference_mode():
+        logits = network.score(network.encode_query(image(1000)))
+    expected = [-5.095489237e00, 1.984617141e00, -1.644176629e00, -4.311246139e00, 1.554994674e00]
+    assert logits.shape == (1, 2, H, W)
+    assert figures(logits[:, 1] - logits[:, 0]) == pytest.approx(expected, abs=1e-8)
+
+
 def test_fbrs_distance_maps():
     """The original's first channel is that of the positive click: its corner is the farther one."""
     clicks = pad_clicks([[(40, 60, 1), (10, 20, 0), (80, 100, 0)]])
@@ -124,6 +144,7 @@ def test_fbrs_distance_maps():
         (lambda: PaperGuidedNetwork("shared"), 21_408_833, 21_400_641),
         (lambda: PaperGuidedNetwork("separate"), 21_750_082, 21_729_602),
         (PaperPANetNetwork, 14_714_688, 14_714_688),
+        (PaperOSVOSNetwork, 15_267_157, 14_917_637),
         (PaperFgBgNetwork, 134_285_122, 134_268_738),
     ],
 )

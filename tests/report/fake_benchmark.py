@@ -2,11 +2,14 @@
 
 import json
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from fewseg.episode import Row
+from fewseg.functional.draw import film_strip, shown_frames
 from fewseg.results import content_id, finish_run, read_rows, score, write_rows, write_text
 
 CLASSES = tuple(f"class{i}" for i in range(1, 21))
@@ -81,7 +84,69 @@ def fake_clicks(out: Path, config: str, fold: int, n_clicks: int = 6, n: int = 2
     return _finish(out, parts, rows, {**told, **extra})
 
 
-def _finish(out: Path, parts: dict, rows: list[Row], extra: dict) -> Path:
+VIDEOS = ("bear", "bmx-trees", "camel", "dogs-jump", "goat")
+_SIZE, _FRAMES = (60, 107), 24
+
+
+def fake_video(out: Path, config: str, n_shot: int = 1, n_points: int | None = None, seed: int = 0, **extra) -> Path:
+    """A run on videos: two objects each. ``+N`` in the name of a configuration stands for updates at test time."""
+    plain, _, steps = config.partition("+")
+    random = np.random.RandomState(100 * n_shot + (n_points or 99) + len(config) + seed)
+    level = (
+        QUALITY.get(plain, 0.4) * (1 - 0.3 / (n_points or 30)) * (1.2 - 0.4 / n_shot) + 0.002 * int(steps or 0) ** 0.7
+    )
+    seconds = {"seconds_encode": 0.01, "seconds_guide": 0.001 * int(steps or 1), "seconds_segment": 0.005}
+    rows = []
+    for episode, video in enumerate(VIDEOS):
+        for frame in range(_FRAMES):
+            for number in (1, 2):
+                quality = np.clip(level + 0.1 * random.randn() - 0.005 * frame, 0, 1)
+                tp, edge = round(400 * quality), round(70 * quality)
+                counts = {"tp": tp, "fp": 30, "fn": 400 - tp, "tn": 5990}
+                edges = dict(zip(_EDGES, (80, 75, edge, edge), strict=True))
+                rows.append(Row(episode, video, f"{video}/0", 1, **counts, **edges, object_id=number, frame=frame))
+                rows[-1] = rows[-1]._replace(**seconds)
+    parts = {"config": config, "fold": 0, "n_shot": n_shot, "n_points": n_points, "seed": seed}
+    told = {"task": "video", "protocol": "video", "dataset": "davis2017", "n_folds": 1, "training": f"{plain}-f0-s0"}
+    return _finish(out, parts, rows, {**told, **extra}, ("object",), (1,))
+
+
+_EDGES = ("boundary_pred", "boundary_true", "boundary_pred_matched", "boundary_true_matched")
+
+
+def add_films(run: Path, shift: int = 0, annotated: tuple[int, ...] = (0,), n_points: int | None = None) -> None:
+    """Strips of three videos, in which a prediction lies ``shift`` pixels beside the truth."""
+    folder, entries = run / "pictures", []
+    folder.mkdir()
+    y, x = np.mgrid[: _SIZE[0], : _SIZE[1]]
+    random = np.random.RandomState(0)
+    for place, video in enumerate(VIDEOS[:3]):
+        ground = cv2.resize(random.randint(60, 200, (6, 11, 3)).astype(np.uint8), _SIZE[::-1])
+        shown = shown_frames(_FRAMES, annotated)
+        for kind, moved in (("film", shift), ("truth", 0)):
+            labels = {}
+            for frame in shown:
+                labels[frame] = np.zeros(_SIZE, np.uint8)
+                for number, (row, col, radius) in enumerate(((20, 20 + 2 * frame, 12), (42, 80 - frame, 9)), 1):
+                    labels[frame][(y - row) ** 2 + (x - col - moved) ** 2 < (radius + place) ** 2] = number
+            maps = np.full((2, *_SIZE), 255, np.uint8)
+            maps[:, 5, ::40], maps[0, 20, 20], maps[1, 20, 20] = 0, 1, 0
+            given = dict.fromkeys(annotated, maps if n_points and kind == "truth" else None)
+            strip = film_strip(dict.fromkeys(shown, ground), labels, given)
+            cv2.imwrite(str(folder / f"{kind}-{place}.jpg"), strip[..., ::-1])
+            entry = {"file": f"{kind}-{place}.jpg", "kind": kind, "episode": place, "query": video}
+            entries.append(entry | {"annotated": list(annotated)} | ({"j_mean": 0.9 - 0.05 * shift} if shift else {}))
+    (folder / "index.json").write_text(json.dumps(entries))
+
+
+def _finish(
+    out: Path,
+    parts: dict,
+    rows: list[Row],
+    extra: dict,
+    names: tuple[str, ...] = CLASSES,
+    classes: Sequence[int] | None = None,
+) -> Path:
     config, fold = parts["config"], parts["fold"]
     run = out / content_id({**parts, **{k: extra[k] for k in ("protocol", "dataset") if k in extra}})
     write_rows(run / "episodes.parquet", rows)
@@ -98,7 +163,7 @@ def _finish(out: Path, parts: dict, rows: list[Row], extra: dict) -> Path:
         "device": "cpu",
         "versions": {"fewseg": "0.1.0", "torch": "2.15.0"},
         **parts,
-        **score(read_rows(run / "episodes.parquet"), CLASSES, range(fold * 5 + 1, fold * 5 + 6)),
+        **score(read_rows(run / "episodes.parquet"), names, classes or range(fold * 5 + 1, fold * 5 + 6)),
         **extra,
     }
     finish_run(run, parts, rows, figures)

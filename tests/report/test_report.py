@@ -5,14 +5,18 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
-from fake_benchmark import QUALITY, add_pictures, fake_clicks, fake_run
+from fake_benchmark import QUALITY, VIDEOS, add_films, add_pictures, fake_clicks, fake_run, fake_video
 
 from fewseg.report import build_report
 from fewseg.report.figures import (
+    accuracy_against_time,
     against_clicks,
     against_seconds,
+    against_shots,
+    annotation_surfaces,
     forest,
     guidance_spread,
+    per_class,
     positive_against_points,
     styles,
 )
@@ -184,7 +188,7 @@ def test_pictures_stay_in_their_folder_and_within_the_budget(tmp_path, monkeypat
     assert len(images) == 5
     assert images[0]["alt"] == "best: class1, IoU 0.930 (fold 0, K = 1, P = dense, query q0)"
     assert images[-2]["alt"].startswith("worst: class1, IoU 0.000")
-    monkeypatch.setattr("fewseg.report.page._PICTURE_BYTES", 3 * (run / "pictures" / "best-0.png").stat().st_size + 60)
+    monkeypatch.setattr("fewseg.report.pictures._BYTES", 3 * (run / "pictures" / "best-0.png").stat().st_size + 60)
     found = page(tmp_path)
     assert [a["alt"].split(":")[0] for t, a in found.tags if t == "img"] == ["best", "median", "worst"]
     assert '2 more are in the "pictures" folders' in found.text
@@ -324,3 +328,136 @@ def test_points_of_objects_have_a_curve_with_the_time_of_an_update(tmp_path):
     fake_clicks(tmp_path, "guided", 0)
     assert "Objects: positive IoU against points (shapes5i, interactive, interactive-points)" in page(tmp_path).text
     assert positive_against_points([line for line in lines if line.n_points == 1], styles(["guided", "fgbg"])) == []
+
+
+VIDEO_METHODS = ("guided", "osvos", "osvos+50", "osvos+200")
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """Two trainings, one of them evaluated with three numbers of updates, with 1 and 5 points and masks."""
+    for n_points in (1, 5, None):
+        for place, config in enumerate(VIDEO_METHODS):
+            add_films(fake_video(tmp_path, config, 1, n_points), 1 + place, n_points=n_points)
+    return tmp_path
+
+
+def test_a_report_on_videos(videos):
+    found = page(videos)
+    lines = leaderboard(collect(videos), videos)
+    head = found.rows[0]
+    assert not {"mIoU", "fold 0", "s/episode", "episodes"} & set(head)
+    assert head[:9] == ["method", "K", "P", "J&F", "95 % interval", "J", "F", "positive IU", "s/video"]
+    for name, key in (("J&F", "jf_mean"), ("J", "j_mean"), ("F", "f_mean"), ("positive IU", "positive_iou")):
+        assert sorted(found.column(name)) == sorted(f"{line.figures[key]:.3f}" for line in lines)
+    assert found.column("J&F")[:4] == sorted(found.column("J&F")[:4], reverse=True)
+    assert "The first and the last frame of a video count" in found.text
+    dense = [line for line in lines if line.n_points is None]
+    best = max(dense, key=lambda line: line.figures["jf_mean"])
+    costs = f"It takes {best.figures['seconds_per_video']:.3g} s per video"
+    assert f"Best at K = 1, P = dense: {best.config}, J&F {best.figures['jf_mean']:.3f} (J " in found.text
+    assert costs in found.text
+    assert "Accuracy per class" not in found.text
+    assert "Videos: accuracy against time" in found.text
+    assert "Videos: accuracy against annotation" not in found.text
+    assert "Best, median and worst" not in found.text
+    assert (videos / "report.html").stat().st_size < 10e6
+
+
+def test_accuracy_against_time_joins_what_one_training_gives(videos):
+    lines = leaderboard(collect(videos), videos)
+    drawn = accuracy_against_time(lines, styles(VIDEO_METHODS))
+    assert [caption for caption, _ in drawn] == ["K = 1, P = dense", "K = 1, P = 5", "K = 1, P = 1"]
+    _, figure = drawn[1]
+    own = {line.config: line.figures for line in lines if line.n_points == 5}
+    guided, osvos = figure.data
+    assert (guided.name, osvos.name) == ("guided", "osvos")
+    assert guided.mode == "markers"
+    order = ["osvos", "osvos+50", "osvos+200"]  # of time, which is not that of names
+    assert list(osvos.customdata) == order
+    assert list(osvos.text) == ["", "+50", "+200"]
+    assert list(osvos.x) == [own[config]["seconds_per_video"] for config in order]
+    assert list(osvos.x) == sorted(osvos.x)
+    assert list(osvos.y) == [own[config]["jf_mean"] for config in order]
+    assert figure.layout.xaxis.type == "log"
+    low, high = figure.layout.xaxis.range
+    assert all(10**low < line.figures["seconds_per_video"] < 10**high for line in lines)
+    assert all(line.figures["jf_mean"] < figure.layout.yaxis.range[1] for line in lines)
+    assert len({(one.layout.xaxis.range, one.layout.yaxis.range) for _, one in drawn}) == 1  # to compare settings
+    (menu,) = figure.layout.updatemenus
+    assert [button.label for button in menu.buttons] == ["J&amp;F", "J", "positive IU"]
+    changed, axis = menu.buttons[2].args
+    assert changed["y"][1] == [own[config]["positive_iou"] for config in order]
+    assert axis == {"yaxis.title.text": "positive IU"}
+
+
+def test_accuracy_against_time_wants_videos_and_seconds(tmp_path):
+    fake_run(tmp_path, "guided", 0)
+    assert accuracy_against_time(leaderboard(collect(tmp_path)), styles(["guided"])) == []
+    fake_video(tmp_path, "panet", seconds_per_episode=0.0)
+    assert accuracy_against_time(leaderboard(collect(tmp_path)), styles(["guided", "panet"])) == []
+
+
+def test_a_surface_over_frames_and_points(tmp_path):
+    told = {"task": "interactive_video", "protocol": "interactive-video"}
+    for n_shot in (1, 4):
+        for n_points in (1, 20, None):
+            for config in ("guided", "panet"):
+                if (config, n_shot, n_points) != ("panet", 4, 20):
+                    fake_video(tmp_path, config, n_shot, n_points, **told)
+    lines = leaderboard(collect(tmp_path), tmp_path)
+    look = styles(["guided", "panet"])
+    drawn = annotation_surfaces(lines, look)
+    assert [caption for caption, _ in drawn] == ["guided", "panet"]
+    for config, figure in drawn:
+        at = {(x.n_shot, x.n_points): x.figures["positive_iou"] for x in lines if x.config == config}
+        table, *curves = figure.data
+        assert (list(table.x), list(table.y)) == (["1", "20", "dense"], ["1", "4"])
+        assert [list(row) for row in table.z] == [[at.get((s, p)) for p in (1, 20, None)] for s in (1, 4)]
+        assert [curve.name for curve in curves] == ["P = 1", "P = 20", "P = dense"]
+        assert list(curves[0].y) == [at[1, 1], at[4, 1]]
+        assert list(curves[1].x) == (["1", "4"] if config == "guided" else ["1"])
+    assert drawn[1][1].data[0].text[1][1] == ""
+    first, second = (figure.data[0] for _, figure in drawn)
+    assert (first.zmin, first.zmax) == (second.zmin, second.zmax)  # colours mean the same for all methods
+    assert drawn[0][1].layout.yaxis2.range == drawn[1][1].layout.yaxis2.range
+    caption, figure = against_shots(lines, look)
+    assert (caption, figure.layout.xaxis.title.text) == ("P = dense", "annotated frames (K)")
+    assert figure.layout.yaxis.title.text == "positive IU"
+    assert per_class(lines, look) is None
+    text = page(tmp_path).text
+    assert "Videos: accuracy against annotation" in text
+    assert "Accuracy against annotated frames" in text
+    single = [line for line in lines if (line.n_shot, line.n_points) == (1, 1)]
+    assert annotation_surfaces(single, look) == []
+    low, high = accuracy_against_time(lines, look)[0][1].layout.xaxis.range
+    assert high - low == pytest.approx(1)  # all take the same time, and the axis still spans a factor of ten
+    # of many settings, time is shown at the ends
+    assert [caption for caption, _ in accuracy_against_time(lines, look)] == ["K = 4, P = dense", "K = 1, P = 1"]
+
+
+def test_strips_of_one_video_stand_side_by_side(videos, monkeypatch):
+    found = page(videos)
+    assert "Videos side by side" in found.text
+    assert "K = 1, P = dense: annotated frame 0" in found.text
+    said = [attributes["alt"] for tag, attributes in found.tags if tag == "img"]
+    methods = ["guided, J 0.850", "osvos, J 0.800", "osvos+50, J 0.750", "osvos+200, J 0.700"]
+    assert said == [f"{video}: {name}" for video in VIDEOS[:3] for name in ["truth", *methods]]
+    # what does not fit is said, and starts with the last methods
+    size = max(path.stat().st_size for path in videos.glob("*/pictures/*.jpg"))
+    monkeypatch.setattr("fewseg.report.pictures._BYTES", 3 * size)
+    found = page(videos)
+    said = [attributes["alt"] for tag, attributes in found.tags if tag == "img"]
+    assert said[:3] == ["bear: truth", "bear: guided, J 0.850", "bear: osvos, J 0.800"]
+    assert f'{15 - len(said)} more are in the "pictures" folders' in found.text
+
+
+def test_strips_show_the_setting_that_methods_share(tmp_path):
+    add_films(fake_video(tmp_path, "guided", 1, None), 1)
+    for config in ("guided", "panet"):
+        add_films(fake_video(tmp_path, config, 1, 5), 2, n_points=5)
+    found = page(tmp_path)
+    assert "K = 1, P = 5: annotated frame 0" in found.text
+    said = [attributes["alt"] for tag, attributes in found.tags if tag == "img"]
+    assert said[:3] == ["bear: truth", "bear: guided, J 0.800", "bear: panet, J 0.800"]
+    assert len(said) == 9

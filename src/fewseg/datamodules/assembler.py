@@ -18,7 +18,19 @@ from torch.utils.data import get_worker_info
 
 from fewseg.datamodules.feature_cache import FeatureCache
 from fewseg.datasets.base import FewShotDataset
-from fewseg.episode import NO_CLICK, POSITIVE, VOID, Box, EpisodeBatch, EpisodeSpec, Features, Frame, Task
+from fewseg.episode import (
+    NEGATIVE,
+    NO_CLICK,
+    POSITIVE,
+    UNKNOWN,
+    VOID,
+    Box,
+    EpisodeBatch,
+    EpisodeSpec,
+    Features,
+    Frame,
+    Task,
+)
 from fewseg.functional.clicks import ClickSampling, pad_clicks, sample_clicks
 from fewseg.functional.label_maps import (
     annotation_map,
@@ -36,7 +48,7 @@ from fewseg.transforms import draw_points as draw_map
 Map = npt.NDArray[np.uint8]
 Masks = Literal["class", "foreground", "labels"]
 Cache = Literal["none", "images", "features"]
-TrainEpisodes = Literal["semantic", "interactive", "crops"]
+TrainEpisodes = Literal["semantic", "interactive", "crops", "warps", "video"]
 Clicks = Sequence[tuple[int, int, int]]  # (row, col, label) in the canvas
 CACHE_BYTES = 4 * 10**9  # of decoded files that the processes of one loader keep together
 
@@ -153,6 +165,7 @@ class Assembler:
         """
         part = self.protocol.training if training else self.protocol.evaluation
         robot = not training and self.robot_clicks(spec)
+        pair = self.train_episodes in ("warps", "video") if training else self.protocol.evaluation.video is not None
         image, label = self._read(spec.query_id, self.features is not None and not robot)
         asked, number = label, spec.class_id  # the map and the value in it that are asked for
         if spec.object_id is not None:
@@ -168,21 +181,27 @@ class Assembler:
                 pixels, dense = crop_around(image, annotation_map(asked, number, void), asked == number, seed)
             else:
                 pixels, shown = self._read(image_id, self.cached_supports and not robot)
-                dense = annotation_map(shown, spec.class_id, void)
+                if pair:
+                    dense = _only_object(object_map(self.objects(image_id), shown), number)
+                else:
+                    dense = annotation_map(shown, spec.class_id, void)
             if n_points is not None:
                 points = draw_points(dense, n_points, spec.seed + shot, self.protocol.evaluation.short_label)
             support, annotation = self._place(image_id, pixels, dense, points, seed, training)
             supports.append(support)
             annotations.append(annotation)
-        if training and spec.object_id is not None and self.masks == "class":
+        if training and spec.object_id is not None and self.masks == "class" and not pair:
             return self._training_object(spec, image, asked, supports, annotations)
-        mask = self._training_mask(label, spec) if training else query_mask(asked, number, part.void)
+        if training and not (pair and self.masks == "class"):
+            mask = self._training_mask(label, spec)
+        else:
+            mask = query_mask(asked, number, part.void)
         if robot:
             frame = Frame(mask.shape, mask.shape, Box(0, 0, *mask.shape))
             return Sample(supports, annotations, image, mask, mask, frame, spec, task="interactive")
         target, frame = (None, frame_of(label.shape, self.size, self.resize)) if training else self._target(mask)
         query, mask = self._place(spec.query_id, image, mask, None, spec.seed, training)
-        if training or spec.object_id is None:
+        if training or pair or spec.object_id is None:
             return Sample(supports, annotations, query, mask, target, frame, spec)
         clicks = self._given_clicks(spec, query_mask(asked, number))
         return Sample(supports, annotations, query, mask, target, frame, spec, clicks, "interactive")
@@ -303,6 +322,13 @@ class Assembler:
             return square, Frame((side, side), self.size, whole if self.resize == "letterbox" else frame.box)
         resized = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         return resized, Frame(size, self.size, frame.box)
+
+
+def _only_object(objects: Map, number: int) -> Map:
+    """The annotation (H, W) of one object where nothing is said about the others: they are unknown, as void is."""
+    table = np.full(256, UNKNOWN, np.uint8)
+    table[0], table[number] = NEGATIVE, POSITIVE
+    return table[objects]
 
 
 def _block(n_bytes: int) -> Tensor:

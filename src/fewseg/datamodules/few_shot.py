@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -27,10 +27,10 @@ from fewseg.datamodules.assembler import (
 )
 from fewseg.datamodules.feature_cache import build
 from fewseg.datasets.base import FewShotDataset
-from fewseg.episode import EpisodeBatch, EpisodeSpec
+from fewseg.episode import UNKNOWN, EpisodeBatch, EpisodeSpec, VideoEpisode
 from fewseg.errors import FewsegError
 from fewseg.functional.clicks import ClickSampling, append_error_clicks
-from fewseg.functional.label_maps import annotation_map, sub_seed
+from fewseg.functional.label_maps import annotation_map, query_mask, sub_seed
 from fewseg.protocols import get_protocol
 from fewseg.refinement import check_point
 from fewseg.sampling import (
@@ -41,13 +41,19 @@ from fewseg.sampling import (
     TrainingDraw,
     TrainingPart,
     TrainingSampler,
+    VideoSampler,
     frozen_list,
     groups,
     object_pool,
+    objects_of,
     training_pool,
+    video_dataset,
+    video_pool,
 )
 from fewseg.transforms import Augmentation, FitMode
 from fewseg.transforms import draw_points as draw_map
+
+Item = TypeVar("Item")
 
 
 class FewShotDataModule(pl.LightningDataModule):
@@ -59,22 +65,25 @@ class FewShotDataModule(pl.LightningDataModule):
     Args:
         dataset: the images.
         protocol: named variant of the benchmark: clean, clean-mixed, oracle, oslsm, sgone, sgone-multiclass, hsnet,
-            pfenet, panet or revolver; for objects interactive, interactive-component, interactive-points or thesis.
+            pfenet, panet or revolver; for objects interactive, interactive-component, interactive-points or thesis; for
+            videos video or interactive-video.
         fold: which block of classes is novel.
-        n_shot: K of the evaluation; 0 is allowed where the query is clicked.
+        n_shot: K of the evaluation, annotated frames of a video; 0 is allowed where the query is clicked.
         n_points: annotated pixels per label and support image of the evaluation; null = dense masks. Under
-            interactive-points: per label of the query, and supports are dense.
+            interactive-points: per label of the query, and supports are dense. In a video every object is a label.
         n_episodes: length of the evaluation list, in queries where each is asked for every class of the fold
-            (sgone-multiclass); null = the protocol's.
+            (sgone-multiclass), in videos where these are tested; null = the protocol's.
         n_val_episodes: base-class episodes for model selection; 0 switches validation off.
         train_shot: K of training episodes; 0 where the support is not used.
         train_points: ``dense``, ``sparse`` (uniform over 0..99 points per label) or ``mixed`` (see TrainingSampler).
         train_masks: what a training query's mask holds: the episode's ``class`` (or object), any base class
             (``foreground``) or the base classes' numbers from 1 (``labels``). The last two draw no clicks.
         train_episodes: what training asks for: a class shown by other images (``semantic``); an object that is clicked
-            in the query, with ``train_shot`` other images of its class (``interactive``); or an object shown by
+            in the query, with ``train_shot`` other images of its class (``interactive``); an object shown by
             ``train_shot`` random crops of the query around it (``crops``, after section 5.2 of the guided networks'
-            paper); null = what the protocol tests. Objects have at least the protocol's ``min_area`` pixels.
+            paper); an object of a video shown by ``train_shot`` of its frames, other objects unknown there (``video``),
+            or by as many copies of the query, which ``augmentation`` makes differ, as in a video (``warps``); null =
+            what the protocol tests. Objects have at least the protocol's ``min_area`` pixels.
         train_clicks: how interactive training clicks, at network size: ``uniform`` (0 to 99 pixels of each label),
             ``dios`` or ``fbrs`` (see ``fewseg.functional.clicks``).
         train_iterations: interactive training goes on with up to so many clicks, a number drawn for each step, each
@@ -85,6 +94,9 @@ class FewShotDataModule(pl.LightningDataModule):
         refine_from: the first click after which it acts.
         zoom_in: after the first click of the robot, a test segments a crop around the object.
         flip: a robot's test averages over the image and its mirror image.
+        frame_size: longer side in pixels of the canvas of a tested video, which has the proportions of its frames;
+            null = ``size``.
+        budget_mb: memory in MB that a tested video's features may take; the rest of them goes to disk.
         size: side of the network's square canvas in pixels.
         resize: of every image: ``letterbox`` keeps the aspect ratio, ``square`` does not; null = the protocol's:
             ``square`` where it stretches queries, else ``letterbox``.
@@ -120,6 +132,8 @@ class FewShotDataModule(pl.LightningDataModule):
         refine_from: int = 1,
         zoom_in: bool = False,
         flip: bool = False,
+        frame_size: int | None = None,
+        budget_mb: int = 1024,
         size: int = 320,
         resize: FitMode | None = None,
         augmentation: Augmentation = "flip",
@@ -136,7 +150,7 @@ class FewShotDataModule(pl.LightningDataModule):
             raise FewsegError("--data.fold", fold, wanted, f"{dataset.name} has {dataset.n_folds} folds")
         part = get_protocol(protocol).evaluation
         least = {"n_shot": 1 if part.interaction is None else 0, "size": 8, "batch_size": 1, "eval_batch_size": 1}
-        least |= {"train_shot": 0, "num_workers": 0, "train_iterations": 0, "refine_from": 1}
+        least |= {"train_shot": 0, "num_workers": 0, "train_iterations": 0, "refine_from": 1, "budget_mb": 0}
         for name, bound in least.items():
             if locals()[name] < bound:
                 raise FewsegError(f"--data.{name}", locals()[name], f"at least {bound}", "raise it")
@@ -150,7 +164,10 @@ class FewShotDataModule(pl.LightningDataModule):
                 expected = f"{default} under {protocol}, which has no robot"
                 remedy = "leave it out, or use the protocol interactive, interactive-component or thesis"
                 raise FewsegError(f"--data.{name}", locals()[name], expected, remedy)
-        asks: TrainEpisodes = train_episodes or ("semantic" if part.interaction is None else "interactive")
+        if frame_size is not None and (part.video is None or frame_size < 8):
+            expected = "a side of 8 pixels or more" if part.video else f"null under {protocol}, which tests no videos"
+            raise FewsegError("--data.frame_size", frame_size, expected, "change it, or leave it out")
+        asks: TrainEpisodes = train_episodes or _asked(part)
         if train_iterations and (asks != "interactive" or train_masks != "class"):
             got = f"{train_iterations} beside {asks} episodes and {train_masks} masks"
             remedy = "set it to 0, or train_episodes to interactive and train_masks to class"
@@ -158,6 +175,9 @@ class FewShotDataModule(pl.LightningDataModule):
         if cache == "features" and asks == "crops":
             remedy = "cache images"
             raise FewsegError("--data.cache", cache, "none or images beside crops, which have no features", remedy)
+        if asks == "warps" and augmentation == "none":
+            remedy = "choose full, or train on crops"
+            raise FewsegError("--data.augmentation", "none", "flip or full, which make copies differ", remedy)
         if cache == "features" and augmentation == "full":
             raise FewsegError(
                 "--data.augmentation", "full", "none or flip beside --data.cache=features",
@@ -174,6 +194,7 @@ class FewShotDataModule(pl.LightningDataModule):
         self.train_episodes, self.train_clicks, self.train_iterations = asks, train_clicks, train_iterations
         self.n_clicks = part.interaction.n_clicks if part.robot and part.interaction and not n_clicks else n_clicks
         self.refine, self.refine_from, self.zoom_in, self.flip = refine, refine_from, zoom_in, flip
+        self.frame_size, self.budget_mb = frame_size or size, budget_mb
         limit = CACHE_BYTES // max(1, num_workers)
         self.assembler = Assembler(
             dataset,
@@ -205,7 +226,7 @@ class FewShotDataModule(pl.LightningDataModule):
         if self.refine is not None and tests and self.trainer is not None:
             module: Any = self.trainer.lightning_module
             check_point(module.network, self.refine, "--data.refine", type(module).__name__)
-        if self.cache != "features" or (self.evaluation_part.robot and tests):
+        if self.cache != "features" or (tests and (self.evaluation_part.robot or self.evaluation_part.video)):
             return
         assert self.trainer is not None
         network: Any = getattr(self.trainer.lightning_module, "network", None)
@@ -242,18 +263,21 @@ class FewShotDataModule(pl.LightningDataModule):
         )
         return self._loader(_Training(self.assembler, self.training_sampler()), collate, batch_sampler=steps)
 
-    def training_sampler(self) -> TrainingSampler | ObjectSampler:
+    def training_sampler(self) -> TrainingSampler | ObjectSampler | VideoSampler:
         """What draws the training episodes.
 
         Raises:
             FewsegError: the fold has too few images or objects for them.
         """
+        if self.train_episodes == "video":
+            videos = video_pool(self.dataset, self.training_part, held_out=False)
+            return VideoSampler(videos, self.train_shot, self.train_points, self.seed)
         pool = training_pool(self.dataset, self.training_part, self.fold)
         if self.train_episodes == "semantic":
             return TrainingSampler(pool, self.train_shot, self.train_points, self.seed)
         objects = object_pool(self.dataset, pool, self.training_part.min_area)
-        crops = self.train_episodes == "crops"
-        return ObjectSampler(objects, self.train_shot, self.train_points, self.seed, crops)
+        own_image = self.train_episodes in ("crops", "warps")
+        return ObjectSampler(objects, self.train_shot, self.train_points, self.seed, own_image)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Where asked for, training clicks that correct the network as it is: rounds of predicting and clicking.
@@ -280,13 +304,19 @@ class FewShotDataModule(pl.LightningDataModule):
         """Base-class episodes over images that training never sees; the only ones that model selection may use."""
         if self.n_val_episodes == 0 or self.train_masks == "labels" or not self.training_part.hold_out_tenth:
             return []
+        if self.evaluation_part.video is not None and self.train_episodes != "video":
+            return []  # trained on images, which have no pairs of frames
         return self._evaluation_loader(self.validation_episodes())
 
-    def test_dataloader(self) -> DataLoader[EpisodeBatch]:
-        """The protocol's frozen list for the fold, K and P."""
-        return self._evaluation_loader(self.episode_list())
+    def test_dataloader(self) -> DataLoader[Any]:
+        """The protocol's frozen list for the fold, K and P: batches of episodes, or one video after the other."""
+        episodes = self.episode_list()
+        if self.evaluation_part.video is None:
+            return self._evaluation_loader(episodes)
+        videos = _Videos(self, [episodes.specs[place] for group in self._own(episodes) for place in group])
+        return DataLoader(videos, batch_size=None)
 
-    def predict_dataloader(self) -> DataLoader[EpisodeBatch]:
+    def predict_dataloader(self) -> DataLoader[Any]:
         """The queries of the test list."""
         return self.test_dataloader()
 
@@ -322,6 +352,35 @@ class FewShotDataModule(pl.LightningDataModule):
         """Assembles evaluation episodes by hand, e.g. for pictures; one at a time where a robot clicks."""
         return collate([self.assembler.assemble(spec) for spec in specs], self.assembler.size)
 
+    def video_of(self, spec: EpisodeSpec) -> VideoEpisode:
+        """The video of an evaluation episode; its frames and masks are read when they are asked for.
+
+        Raises:
+            FewsegError: a frame or mask is missing, or has another size than the others.
+        """
+        dataset, part = video_dataset(self.dataset), self.evaluation_part
+        dataset.check_layout(spec.query_id)
+        ids, numbers = dataset.frames(spec.query_id), range(1, objects_of(dataset, spec, part) + 1)
+
+        def truth(image_id: str) -> Map | None:
+            if not dataset.has_mask(image_id):
+                return None
+            objects = dataset.objects(image_id)
+            return np.stack([query_mask(objects, number, part.void) for number in numbers])
+
+        annotations = {}
+        for shot, image_id in enumerate(spec.support_ids):
+            objects = dataset.objects(image_id)
+            if spec.points is not None:
+                known = np.full_like(objects, UNKNOWN)
+                for point in spec.points:
+                    if point.shot == shot:
+                        known[point.row, point.col] = point.label
+                objects = known
+            void = part.support_void if spec.points is None else "ignore"  # unknown pixels, not void ones
+            annotations[ids.index(image_id)] = np.stack([annotation_map(objects, number, void) for number in numbers])
+        return VideoEpisode(_Lazy(dataset.image, ids), annotations, _Lazy(truth, ids), spec, ids)
+
     def places(self) -> list[int]:
         """Where the episodes that this process tests stand in the list, in the order in which it tests them."""
         return [place for group in self._own(self.episode_list()) for place in group]
@@ -355,10 +414,36 @@ class FewShotDataModule(pl.LightningDataModule):
         )
 
 
+class _Lazy(Sequence[Item]):
+    """What a function reads for each of some images, when it is asked for."""
+
+    def __init__(self, read: Callable[[str], Item], ids: Sequence[str]) -> None:
+        self.read, self.ids = read, ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: Any) -> Any:
+        return [self.read(image_id) for image_id in self.ids[i]] if isinstance(i, slice) else self.read(self.ids[i])
+
+
+class _Videos(Dataset[VideoEpisode]):
+    """The videos of a frozen list."""
+
+    def __init__(self, data: FewShotDataModule, specs: Sequence[EpisodeSpec]) -> None:
+        self.data, self.specs = data, specs
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    def __getitem__(self, i: int) -> VideoEpisode:
+        return self.data.video_of(self.specs[i])
+
+
 class _Training(Dataset[Sample]):
     """Training episode i, drawn when it is asked for."""
 
-    def __init__(self, assembler: Assembler, sampler: TrainingSampler | ObjectSampler) -> None:
+    def __init__(self, assembler: Assembler, sampler: TrainingSampler | ObjectSampler | VideoSampler) -> None:
         self.assembler, self.sampler = assembler, sampler
 
     def __getitem__(self, i: int) -> Sample:
@@ -392,6 +477,13 @@ class _Steps(Sampler[list[int]]):
         per_step = self.batch_size * self.world
         for step in range(self.start, self.stop):
             yield [step * per_step + self.rank + self.world * i for i in range(self.batch_size)]
+
+
+def _asked(part: EvaluationPart) -> TrainEpisodes:
+    """What training asks for where it is to ask for what the protocol tests."""
+    if part.video is not None:
+        return "video"
+    return "semantic" if part.interaction is None else "interactive"
 
 
 def _one_thread(worker: int) -> None:

@@ -1,18 +1,31 @@
-"""Panels for people: support, query, prediction and truth side by side. NumPy and OpenCV only."""
+"""Panels for people: support, query, prediction and truth side by side; strips of videos. NumPy and OpenCV only."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from fewseg.episode import POSITIVE, Click
+from fewseg.episode import NEGATIVE, POSITIVE, VOID, Click
 
 Image = npt.NDArray[np.uint8]
 GREEN, RED, ORANGE = (0, 200, 120), (230, 40, 60), (255, 170, 0)
+# objects of a video, told apart also by people who see few colours; number 9 has that of number 1 again
+OBJECTS = (
+    (255, 50, 190),  # first what nature has least of, for most videos have one object
+    (30, 144, 255),
+    (255, 140, 0),
+    (0, 190, 120),
+    (240, 225, 50),
+    (110, 60, 220),
+    (0, 215, 235),
+    (150, 90, 40),
+)
+INK = (20, 20, 20)
+MARKED = (215, 20, 50)  # border and tag of an annotated frame
 
 
 def overlay(image: Image, mask: npt.NDArray[Any], colour: tuple[int, int, int], opacity: float = 0.5) -> Image:
@@ -108,6 +121,155 @@ def mark_clicks(image: Image, clicks: Sequence[Click], size: tuple[int, ...]) ->
 
 
 _NUMBERED = 20  # clicks
+
+
+def label_overlay(image: Image, labels: npt.NDArray[Any], opacity: float = 0.45) -> Image:
+    """The image with every object tinted in its own colour, and a contour around it.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        labels: (H, W) numbers of objects; 0 is background and 255 unknown, which stay as they are.
+        opacity: of the tint.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    >>> label_overlay(np.zeros((1, 2, 3), np.uint8), np.array([[0, 2]])).tolist()
+    [[[0, 0, 0], [30, 144, 255]]]
+    """
+    out = image.copy()
+    for number in np.unique(labels):
+        if number in (0, VOID):
+            continue
+        mask = labels == number
+        # what has a neighbour elsewhere or lies at the rim of the image, so that a mask that fills it has a contour too
+        inside = cv2.erode(mask.astype(np.uint8), _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+        colour = colour_of(int(number))
+        out = overlay(out, mask, colour, opacity)
+        out[mask & (inside == 0)] = colour
+    return out
+
+
+_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+
+
+def labelled(image: Image, labels: npt.NDArray[Any] | None, height: int) -> Image:
+    """``label_overlay`` of an image scaled to a height, so that contours are seen whatever its size was.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        labels: (H, W) numbers of objects; None tints nothing.
+        height: of the result.
+
+    Returns:
+        (height, w, 3) uint8 RGB.
+    """
+    scaled = _scaled(image, height)
+    if labels is None:
+        return scaled
+    size = scaled.shape[1], scaled.shape[0]
+    return label_overlay(scaled, cv2.resize(labels.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST))
+
+
+def colour_of(number: int) -> tuple[int, int, int]:
+    """The RGB colour of an object of a video, numbered from 1; after eight they come round again.
+
+    >>> colour_of(1) == colour_of(9) != colour_of(2)
+    True
+    """
+    return OBJECTS[(number - 1) % len(OBJECTS)]
+
+
+def shown_frames(n_frames: int, annotated: Sequence[int], n_shown: int = 6) -> list[int]:
+    """Which frames of a video a strip shows: evenly spread ones, the first and the last among them.
+
+    Of the annotated frames, up to half of what is shown take the place of the frame beside them.
+
+    Args:
+        n_frames: of the video.
+        annotated: indices of frames.
+        n_shown: frames of the strip, at least 2; a shorter video is shown whole.
+
+    Returns:
+        indices from 0, in order.
+
+    >>> shown_frames(60, [0])
+    [0, 12, 24, 35, 47, 59]
+    >>> shown_frames(60, [26, 3])
+    [3, 12, 26, 35, 47, 59]
+    >>> shown_frames(3, [1])
+    [0, 1, 2]
+    """
+    if n_frames <= n_shown:
+        return list(range(n_frames))
+    shown = [round(i * (n_frames - 1) / (n_shown - 1)) for i in range(n_shown)]
+    given = sorted(set(annotated))
+    kept = (
+        given if len(given) <= n_shown // 2 else [given[round(i)] for i in np.linspace(0, len(given) - 1, n_shown // 2)]
+    )
+    free = set(range(n_shown))
+    for frame in kept:
+        nearest = min(free, key=lambda place: abs(shown[place] - frame))
+        free.remove(nearest)
+        shown[nearest] = frame
+    return sorted(shown)
+
+
+def film_strip(
+    frames: Mapping[int, Image],
+    labels: Mapping[int, npt.NDArray[Any]],
+    annotated: Mapping[int, Image | None],
+    height: int = 120,
+) -> Image:
+    """Frames of a video in a row, with their objects tinted and their numbers; annotated frames have a red border.
+
+    Strips of the same frames have the same size, so that those of several methods stack.
+
+    Args:
+        frames: index -> (H, W, 3) uint8 RGB, in the order in which they are shown.
+        labels: index -> (H, W) numbers of objects, as in ``label_overlay``; a frame without is shown as it is.
+        annotated: frames that were annotated, with (objects, H, W) uint8 annotation maps, whose points are drawn where
+            they are sparse: in the colour of their object, white for the background; or None, which draws nothing.
+        height: of the strip in pixels.
+
+    Returns:
+        (height, w, 3) uint8 RGB.
+    """
+    tiles = []
+    for index, image in frames.items():
+        tile, maps = labelled(image, labels.get(index), height), annotated.get(index)
+        if maps is not None:
+            _draw_points(tile, maps)
+        tiles.append(_tagged(tile, str(index), index in annotated))
+    return _in_a_row(tiles)
+
+
+def _draw_points(tile: Image, maps: Image) -> None:
+    """The points of a sparse annotation (objects, H, W), drawn into a scaled frame."""
+    known = ((maps == NEGATIVE) | (maps == POSITIVE)).any(0)
+    if known.mean() > 0.05:
+        return
+    radius = max(2, tile.shape[0] // 40)
+    for row, col in np.argwhere(known):
+        asked = np.flatnonzero(maps[:, row, col] == POSITIVE)
+        colour = colour_of(int(asked[0]) + 1) if len(asked) else (255, 255, 255)
+        at = [int((i + 0.5) * n / m) for i, n, m in zip((row, col), tile.shape, known.shape, strict=False)]
+        cv2.circle(tile, (at[1], at[0]), radius + 1, (0, 0, 0), -1, cv2.LINE_AA)
+        cv2.circle(tile, (at[1], at[0]), radius, colour, -1, cv2.LINE_AA)
+
+
+def _tagged(tile: Image, text: str, marked: bool) -> Image:
+    """A frame with its number in the corner; a marked one within a border."""
+    face, scale = cv2.FONT_HERSHEY_SIMPLEX, max(0.35, tile.shape[0] / 280)
+    (width, high), _ = cv2.getTextSize(text, face, scale, 1)
+    out = tile.copy()
+    ground, ink = (MARKED, (255, 255, 255)) if marked else ((255, 255, 255), INK)
+    cv2.rectangle(out, (0, 0), (width + 7, high + 7), ground, -1)
+    cv2.putText(out, text, (4, high + 4), face, scale, ink, 1, cv2.LINE_AA)
+    if marked:
+        rim = max(2, tile.shape[0] // 40)
+        out[:rim] = out[-rim:] = out[:, :rim] = out[:, -rim:] = MARKED
+    return out
 
 
 def _scaled(image: Image, height: int) -> Image:

@@ -46,15 +46,18 @@ def tuned_change(
     loss: Callable[[Tensor], Tensor],
     steps: int,
     make_optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
+    passes: int = 1,
 ) -> Tensor:
     """What optimising some parameters of a network on a loss adds to them; they stay as they are.
 
     Args:
         network: whose parameters those are.
         names: of the parameters.
-        loss: of a change (D,), the flattened changes of all of them joined; called once a step.
+        loss: of a change (D,), the flattened changes of all of them joined.
         steps: of the optimiser.
-        make_optimizer: from a list of tensors.
+        make_optimizer: from a list of tensors, the change of each parameter in the order of ``names``.
+        passes: how often the loss is asked for in a step, which descends on the mean; one after the other, so that
+            memory does not grow.
 
     Returns:
         (D,) without gradient, D the number of values of the parameters.
@@ -66,13 +69,18 @@ def tuned_change(
     >>> round((layer.weight + change).item(), 3)
     3.0
     """
-    parameters = [network.get_parameter(name) for name in names]
-    change = parameters[0].detach().new_zeros(sum(p.numel() for p in parameters)).requires_grad_()
-    optimizer = make_optimizer([change])
+    changes = [torch.zeros_like(network.get_parameter(name), requires_grad=True) for name in names]
+    optimizer = make_optimizer(changes)
     for _ in range(steps):
-        (change.grad,) = torch.autograd.grad(loss(change), [change])
+        optimizer.zero_grad()
+        for _ in range(passes):
+            (loss(_joined(changes)) / passes).backward(inputs=changes)
         optimizer.step()
-    return change.detach()
+    return _joined(changes).detach()
+
+
+def _joined(values: Sequence[Tensor]) -> Tensor:
+    return torch.cat([value.flatten() for value in values])
 
 
 def call_changed(network: nn.Module, names: Sequence[str], change: Tensor, verb: str, *arguments: Any) -> Any:

@@ -10,6 +10,7 @@ from fewseg.models.guided import GuidedNet
 from fewseg.models.logreg import LogReg
 from fewseg.models.nearest_neighbor import NearestNeighbor
 from fewseg.models.oslsm import OSLSM
+from fewseg.models.osvos import OSVOS
 from fewseg.models.panet import PANet
 from fewseg.models.pl import PL
 from fewseg.models.pretraining import EncoderPretraining as EncoderPretraining
@@ -20,6 +21,7 @@ __all__ = [
     "DIOS",
     "FSIS",
     "OSLSM",
+    "OSVOS",
     "PL",
     "CoFCN",
     "FBRSNet",

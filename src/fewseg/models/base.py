@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 from safetensors import SafetensorError
@@ -15,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fewseg import evaluation
-from fewseg.episode import EpisodeBatch, Row
+from fewseg.episode import EpisodeBatch, Row, VideoEpisode
 from fewseg.errors import FewsegError
 from fewseg.functional.iou import fb_iou, mean_iou, positive_iou
 from fewseg.metrics import EpisodeIoU, GuidanceVariance
 from fewseg.modules.encoders import ImageEncoder
 from fewseg.network import SegmentorNetwork
-from fewseg.results import atomic, write_json
+from fewseg.results import atomic, final_rows, write_json
 from fewseg.sampling import EvaluationPart
 from fewseg.transforms import FitMode
 
@@ -131,10 +133,21 @@ class FewShotSegmentor(pl.LightningModule):
         self.rows, self.objectives, self.guidance = [], [], GuidanceVariance()
         self.places = list(reversed(self.trainer.datamodule.places()))  # type: ignore[attr-defined]
 
-    def test_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
-        """Appends the rows of a batch; the first one runs once before, so that no timing includes a warm-up."""
+    def test_step(self, batch: EpisodeBatch | VideoEpisode, batch_idx: int) -> None:
+        """Appends the rows of a batch; the first one runs once before, so that no timing includes a warm-up.
+
+        Of a video, its first frame does.
+        """
+        part = self._part()
+        if isinstance(batch, VideoEpisode):
+            place = self.places.pop()
+            if batch_idx == 0:
+                next(self._track(batch))
+            for tracked in self._track(batch):
+                self.rows += evaluation.video_rows(batch, tracked, part, place)
+            return
         self._check_shots(batch, "--data.n_shot")
-        part, indices = self._part(), [self.places.pop() for _ in range(len(batch))]
+        indices = [self.places.pop() for _ in range(len(batch))]
         if part.robot is not None:
             if batch_idx == 0:
                 self._interact(batch)
@@ -154,12 +167,12 @@ class FewShotSegmentor(pl.LightningModule):
         episodes = [list(rows) for _, rows in itertools.groupby(self.rows, lambda row: row.episode)]
         gathered = evaluation.gather(episodes, lambda rows: rows[0].episode)
         self.rows = [row for rows in gathered for row in rows]
-        final = [rows[-1] for rows in gathered]  # after the last click
+        final = final_rows(pd.DataFrame(self.rows))
         self.guidance = functools.reduce(GuidanceVariance.plus, evaluation.gather_parts(self.guidance))
         self.objectives = [pair for pairs in evaluation.gather_parts(self.objectives) for pair in pairs]
-        tp, fp, fn, tn = np.array([[row.tp, row.fp, row.fn, row.tn] for row in final]).T
+        tp, fp, fn, tn = (final[name].to_numpy(np.int64) for name in ("tp", "fp", "fn", "tn"))
         scores = {
-            "miou": mean_iou([row.class_id for row in final], tp, fp, fn),
+            "miou": mean_iou(final["class_id"], tp, fp, fn),
             "fb_iou": fb_iou(tp, fp, fn, tn),
             "positive_iou": positive_iou(tp, fp, fn),
         }
@@ -181,8 +194,12 @@ class FewShotSegmentor(pl.LightningModule):
             figures["objective_raised"] = float((after > before).mean())
         return figures
 
-    def predict_step(self, batch: EpisodeBatch, batch_idx: int) -> list[np.ndarray[Any, Any]]:
-        """Masks (H, W) uint8 of the batch's queries, 0 or 1, at original size."""
+    def predict_step(
+        self, batch: EpisodeBatch | VideoEpisode, batch_idx: int
+    ) -> list[np.ndarray[Any, Any]] | Iterator[evaluation.Tracked]:
+        """Masks (H, W) uint8 of the batch's queries, 0 or 1, at original size; of a video its frames one by one."""
+        if isinstance(batch, VideoEpisode):
+            return self._track(batch)
         self._check_shots(batch, "--data.n_shot")
         if self._part().robot is not None:
             return [self._interact(batch)[-1].mask]
@@ -238,6 +255,10 @@ class FewShotSegmentor(pl.LightningModule):
     def _interact(self, batch: EpisodeBatch) -> list[evaluation.Reply]:
         """The robot's clicks on the one object of a batch, and the answers to them."""
         return evaluation.interact(self, batch, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def _track(self, video: VideoEpisode) -> Iterator[evaluation.Tracked]:
+        """The frames of a video, segmented."""
+        return evaluation.track(self, video, self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def _part(self) -> EvaluationPart:
         part: EvaluationPart = self.trainer.datamodule.evaluation_part  # type: ignore[attr-defined]

@@ -27,7 +27,7 @@ from fewseg.models.fgbg import FgBgNetwork, PaperFgBgNetwork, check_kernel
 from fewseg.modules.annotated import keep_images
 from fewseg.modules.encoders import Encoder, ImageEncoder
 from fewseg.modules.vgg import refuse_encoder
-from fewseg.network import cross_entropy
+from fewseg.network import SegmentorNetwork, cross_entropy
 
 _MOMENTUM = 0.9  # of SGD at test time
 
@@ -51,12 +51,106 @@ class Guidance(NamedTuple):
     annotated: Tensor
 
 
-class FineTuneNetwork(FgBgNetwork):
+class TunedNetwork(SegmentorNetwork):
+    """A class-blind network that ``guide`` optimises on the supports; ``segment`` applies the tuned parameters.
+
+    The parameters on the module never change at test time: the guidance is what tuning adds to them. Without positives
+    all is background. A subclass writes ``score``, ``tune`` and ``losses`` and calls ``choose_tuned``.
+    """
+
+    uses_support: bool = True
+    episodic: ClassVar[bool] = False  # training is class-blind: it cannot learn opposite answers for one image
+    exportable: ClassVar[bool] = False  # it differentiates while it runs
+
+    def choose_tuned(self, tune: Tuned, without: str | None = None) -> None:
+        """To be called at the end of a constructor, when the parameters are there.
+
+        Args:
+            tune: what comes after the encoder, or all that learns.
+            without: a prefix of the names of parameters that are never tuned.
+        """
+        everything = tune == "all"
+        learned = [n for n, p in self.named_parameters() if p.requires_grad and not n.startswith(without or " ")]
+        self.tuned = tuple(n for n in learned if everything or not n.startswith("encoder."))
+        self.tunes_encoder = self.early = everything  # what is encoded beforehand depends on what is tuned
+        if everything:
+            self.cacheable = False
+
+    def encode_support(self, images: Tensor | Features) -> Features:
+        """What ``encode_query`` returns, with a shot axis; always the normalised images where ``early``."""
+        return keep_images(self._image_encoder, images) if self.early else self.encode_query(images)
+
+    def encode_query(self, images: Tensor | Features) -> Features:
+        """Maps (B, C, h, w) of the encoder, or the normalised images where all layers are tuned."""
+        encoder = self._image_encoder
+        if self.tunes_encoder:
+            return keep_images(encoder, images)
+        features: Features = encoder(images)
+        return features.to(encoder.mean.dtype)
+
+    @property
+    def _image_encoder(self) -> ImageEncoder:
+        assert isinstance(self.encoder, ImageEncoder)
+        return self.encoder
+
+    def guide(self, features: Features, annotations: Tensor) -> Guidance:
+        """The change of the tuned parameters, one episode after the other."""
+        with optimisation(), evaluating(self):
+            changes = [self.tune(_episode(features, i), shots) for i, shots in enumerate(annotations)]
+        return Guidance(torch.stack(changes), annotated(annotations))
+
+    def segment(self, features: Features, guidance: Guidance, clicks: Tensor | None = None) -> Tensor:
+        """Logits (B, 2, H, W) of each episode's own parameters."""
+        queries = Features(tuple(m[:, None] for m in features.maps), features.image_size)  # as if K = 1
+        changes = guidance.change.expand(max(len(features.maps[0]), len(guidance.change)), -1)
+        logits = [self.answer(_episode(queries, i), change) for i, change in enumerate(changes)]
+        return silence(torch.cat(logits), guidance.annotated[:, POSITIVE])
+
+    def represent(self, guidance: Guidance) -> Tensor | None:
+        """The change of what comes after the encoder; None where the encoder is tuned, which would be too much."""
+        return None if self.tunes_encoder else guidance.change
+
+    def tune(self, features: Features, annotations: Tensor) -> Tensor:
+        """The change (D,) that one episode's supports ask for.
+
+        Args:
+            features: what ``encode_support`` returned, maps (K, C, h, w).
+            annotations: (K, H, W).
+        """
+        raise TypeError(f"{type(self).__name__} must define tune()")
+
+    def answer(self, features: Features, change: Tensor) -> Tensor:
+        """Logits (n, 2, H, W) of n images under the trained parameters plus one change (D,)."""
+        logits: Tensor = call_changed(self, self.tuned, change, "score", features)
+        return logits
+
+    def score(self, features: Features) -> Tensor:
+        """Logits (n, 2, H, W) of what ``encode_query`` returned, under whatever parameters are in place."""
+        raise TypeError(f"{type(self).__name__} must define score()")
+
+
+def check_tuning(steps: int, lr: float) -> None:
+    """Finds what no tuning can have.
+
+    Raises:
+        FewsegError: steps or a rate that are out of range.
+    """
+    if steps < 0:
+        raise FewsegError("steps", steps, "0 or more", "0 does not tune at all")
+    if lr <= 0:
+        raise FewsegError("tune_lr", lr, "a positive number", "steps=0 does not tune at all")
+
+
+def detached(features: Features) -> Features:
+    """Copies that gradients may flow through, also where the originals were made in inference mode."""
+    return Features(tuple(m.detach().clone() for m in features.maps), features.image_size)
+
+
+class FineTuneNetwork(TunedNetwork, FgBgNetwork):  # type: ignore[misc]  # a class-blind network has no z
     """``guide`` optimises parameters on the support; ``segment`` applies the tuned ones to the query.
 
-    The parameters on the module never change at test time. Training is that of the class-blind network, without any
-    tuning. Without negatives the loss has positive pixels only, which pulls towards foreground; without positives all
-    is background.
+    Training is that of the class-blind network, without any tuning. Without negatives the loss has positive pixels
+    only, which pulls towards foreground.
 
     Args:
         encoder: of supports and queries.
@@ -74,10 +168,6 @@ class FineTuneNetwork(FgBgNetwork):
     torch.Size([1, 2, 17, 13])
     """
 
-    uses_support: bool = True
-    episodic: ClassVar[bool] = False  # training is class-blind: it cannot learn opposite answers for one image
-    exportable: ClassVar[bool] = False  # it differentiates while it runs
-
     def __init__(
         self,
         encoder: Encoder,
@@ -85,7 +175,7 @@ class FineTuneNetwork(FgBgNetwork):
         kernel: int = 1,
         tuning: Tuning = Tuning(),  # noqa: B008 immutable
     ) -> None:
-        super().__init__(encoder, width, kernel)
+        FgBgNetwork.__init__(self, encoder, width, kernel)
         self.prepare(tuning)
 
     def prepare(self, tuning: Tuning) -> None:
@@ -94,53 +184,13 @@ class FineTuneNetwork(FgBgNetwork):
         Raises:
             FewsegError: steps or a rate that are out of range.
         """
-        if tuning.steps < 0:
-            raise FewsegError("steps", tuning.steps, "0 or more", "0 does not tune at all")
-        if tuning.lr <= 0:
-            raise FewsegError("tune_lr", tuning.lr, "a positive number", "steps=0 does not tune at all")
+        check_tuning(tuning.steps, tuning.lr)
         self.tuning = tuning
-        everything = tuning.tune == "all"
-        learned = [n for n, p in self.named_parameters() if p.requires_grad]
-        self.tuned = tuple(n for n in learned if everything or not n.startswith("encoder."))
-        self.early = everything  # what is encoded beforehand depends on what is tuned
-        if everything:
-            self.cacheable = False
-
-    def encode_support(self, images: Tensor | Features) -> Features:
-        """Maps (B, K, C, h, w) of the encoder, or the normalised images where all layers are tuned."""
-        return self.encode_query(images)
-
-    def encode_query(self, images: Tensor | Features) -> Features:
-        """Maps (B, C, h, w) of the encoder, or the normalised images where all layers are tuned."""
-        encoder = self.encoder
-        assert isinstance(encoder, ImageEncoder)
-        if self.tuning.tune == "all":
-            return keep_images(encoder, images)
-        features: Features = encoder(images)
-        return features.to(encoder.mean.dtype)
-
-    def guide(self, features: Features, annotations: Tensor) -> Guidance:  # type: ignore[override]  # the base has no z
-        """The change of the tuned parameters, one episode after the other."""
-        with optimisation(), evaluating(self):
-            changes = [self.tune(_episode(features, i), shots) for i, shots in enumerate(annotations)]
-        return Guidance(torch.stack(changes), annotated(annotations))
-
-    def segment(  # type: ignore[override]
-        self, features: Features, guidance: Guidance, clicks: Tensor | None = None
-    ) -> Tensor:
-        """Logits (B, 2, H, W) of each episode's own parameters."""
-        queries = Features(tuple(m[:, None] for m in features.maps), features.image_size)  # as if K = 1
-        changes = guidance.change.expand(max(len(features.maps[0]), len(guidance.change)), -1)
-        logits = [self.answer(_episode(queries, i), change) for i, change in enumerate(changes)]
-        return silence(torch.cat(logits), guidance.annotated[:, POSITIVE])
-
-    def represent(self, guidance: Guidance) -> Tensor | None:  # type: ignore[override]
-        """The change of what comes after the encoder; None where the encoder is tuned, which would be too much."""
-        return None if self.tuning.tune == "all" else guidance.change
+        self.choose_tuned(tuning.tune)
 
     def tune(self, features: Features, annotations: Tensor) -> Tensor:
         """The change (D,) that cross-entropy over the annotated pixels (K, H, W) of one episode asks for."""
-        features = Features(tuple(m.detach().clone() for m in features.maps), features.image_size)
+        features = detached(features)
         truth, count = annotations.to(torch.int64, copy=True), (annotations != UNKNOWN).sum()
 
         def loss(change: Tensor) -> Tensor:
@@ -154,14 +204,9 @@ class FineTuneNetwork(FgBgNetwork):
 
         return tuned_change(self, self.tuned, loss, self.tuning.steps if count else 0, optimizer)
 
-    def answer(self, features: Features, change: Tensor) -> Tensor:
-        """Logits (n, 2, H, W) of n images under the trained parameters plus one change (D,)."""
-        logits: Tensor = call_changed(self, self.tuned, change, "score", features)
-        return logits
-
     def score(self, features: Features) -> Tensor:
         """Logits (n, 2, H, W) of what ``encode_query`` returned, under whatever parameters are in place."""
-        encoded = super().encode_query(features.maps[0] if self.tuning.tune == "all" else features)
+        encoded = FgBgNetwork.encode_query(self, features.maps[0] if self.tunes_encoder else features)
         return self.decode(self.head(encoded.maps[0]), features.image_size)
 
     def losses(self, batch: EpisodeBatch) -> dict[str, Tensor]:
@@ -175,7 +220,7 @@ def _episode(features: Features, i: int) -> Features:
     return Features(tuple(m[min(i, len(m) - 1)] for m in features.maps), features.image_size)
 
 
-class PaperFineTuneNetwork(FineTuneNetwork, PaperFgBgNetwork):
+class PaperFineTuneNetwork(FineTuneNetwork, PaperFgBgNetwork):  # type: ignore[misc]  # likewise
     """FCN-32s with fc6 and fc7, tuned; sizes as in ``PaperFgBgNetwork``.
 
     Args:

@@ -11,15 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewseg.modules.encoders import ImageEncoder
-from fewseg.modules.vgg import BGR_MEAN, VGG16, load_torchvision
+from fewseg.modules.vgg import VGG16, CaffeEncoder, load_torchvision
 
 STRIDE = 32
 MIN_SIZE = 33  # pixels of a side
 FIRST_PADDING = 81  # of conv1_1: the least that leaves the decoder nothing to crop at the top and left
 
 
-class FCN32s(ImageEncoder):
+class FCN32s(CaffeEncoder):
     """VGG-16, fully convolutional, up to its last hidden layer.
 
     Raw integers are RGB; they become BGR minus the mean on the scale 0..255, as the Caffe weights want it.
@@ -43,7 +42,7 @@ class FCN32s(ImageEncoder):
         first_padding: int = FIRST_PADDING,
         stages: tuple[int, ...] = (),
     ) -> None:
-        super().__init__(mean=BGR_MEAN, std=(1.0, 1.0, 1.0), scale=1.0, trainable=trainable)
+        super().__init__(trainable)
         self.lite, self.first_padding = lite, first_padding
         pools = [nn.MaxPool2d(2, ceil_mode=True) for _ in range(5)]
         self.vgg = VGG16(pools, taps=(*stages, 4), first_padding=first_padding)
@@ -65,10 +64,6 @@ class FCN32s(ImageEncoder):
     def convolutions(self) -> list[nn.Conv2d]:
         """All convolutions, first to last."""
         return [*self.vgg.convolutions(), self.fc6] + ([] if self.fc7 is None else [self.fc7])
-
-    def normalize(self, images: Tensor) -> Tensor:
-        """Raw RGB integers (..., 3, H, W) to BGR minus the mean; floats unchanged."""
-        return images if images.is_floating_point() else super().normalize(images.flip(-3))
 
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """The stages asked for and the last hidden layer (n, C, h, w) of normalised images (n, 3, H, W)."""

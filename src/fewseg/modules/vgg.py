@@ -20,6 +20,21 @@ BGR_MEAN = (104.00698793, 116.66876762, 122.67891434)  # of the Caffe weights, o
 _TORCHVISION = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # places of the convolutions in ``features``
 
 
+class CaffeEncoder(ImageEncoder):
+    """An encoder on the Caffe weights: raw RGB becomes BGR minus the mean, on the scale 0..255.
+
+    Args:
+        trainable: False freezes the parameters.
+    """
+
+    def __init__(self, trainable: bool = True) -> None:
+        super().__init__(mean=BGR_MEAN, std=(1.0, 1.0, 1.0), scale=1.0, trainable=trainable)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Raw RGB integers (..., 3, H, W) to BGR minus the mean; floats unchanged."""
+        return images if images.is_floating_point() else super().normalize(images.flip(-3))
+
+
 class VGG16(ImageEncoder):
     """The 13 convolutions in five stages, each followed by its pool.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -52,13 +53,27 @@ def styles(configs: Sequence[str]) -> dict[str, Style]:
 
 
 def against_points(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[str, go.Figure] | None:
-    """MIoU against P at the K with most P; None where no configuration has two."""
-    return _against(lines, style, "n_points", "n_shot", "annotated pixels per label and image (P)", "K")
+    """Accuracy against P at the K with most P; None where no configuration has two."""
+    return _against(lines, style, "n_points", "n_shot", f"annotated pixels per label and {_image(lines)} (P)", "K")
 
 
 def against_shots(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[str, go.Figure] | None:
-    """MIoU against K at the P with most K; None where no configuration has two."""
-    return _against(lines, style, "n_shot", "n_points", "annotated images (K)", "P")
+    """Accuracy against K at the P with most K; None where no configuration has two."""
+    return _against(lines, style, "n_shot", "n_points", f"annotated {_image(lines)}s (K)", "P")
+
+
+def of_videos(lines: Sequence[Line]) -> bool:
+    """Whether all lines are of videos."""
+    return bool(lines) and all(line.task in ("video", "interactive_video") for line in lines)
+
+
+def single_class(lines: Sequence[Line]) -> bool:
+    """Whether one class alone was scored, so that mIoU is its IoU and nothing can be told per class."""
+    return len({name for line in lines for name in line.per_class_iou}) == 1
+
+
+def _image(lines: Sequence[Line]) -> str:
+    return "frame" if of_videos(lines) else "image"
 
 
 def _against(
@@ -87,7 +102,7 @@ def _against(
         )
     order = sorted({getattr(line, along) for line in shown}, key=amount)
     axis = {"title": title, "type": "category", "categoryorder": "array", "categoryarray": [points(v) for v in order]}
-    return f"{letter} = {points(chosen)}", _finish(figure, axis, "mIoU")
+    return f"{letter} = {points(chosen)}", _finish(figure, axis, "positive IU" if single_class(lines) else "mIoU")
 
 
 def _bars(centres: Sequence[float | None], intervals: Sequence[tuple[float, float] | None]) -> dict[str, Any]:
@@ -186,15 +201,14 @@ def positive_against_points(lines: Sequence[Line], style: Mapping[str, Style]) -
 
 
 def per_class(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[str, go.Figure] | None:
-    """IoU of every class, at the densest setting of those that most configurations share; None without classes."""
+    """IoU of every class, at the densest setting of those that most configurations share; None without two classes."""
     scored = [line for line in lines if line.per_class_iou]
-    counts = Counter((line.n_points, line.n_shot) for line in scored)
-    if not counts:
+    if not scored or single_class(scored):
         return None
-    chosen = max(counts, key=lambda setting: (counts[setting], amount(setting[0]), setting[1]))
+    chosen = shared_setting(scored)
     figure = go.Figure()
     for line in scored:
-        if (line.n_points, line.n_shot) == chosen:
+        if (line.n_shot, line.n_points) == chosen:
             figure.add_bar(
                 name=html.escape(line.config),
                 x=[html.escape(name) for name in line.per_class_iou],
@@ -204,7 +218,171 @@ def per_class(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[str, g
             )
     names = dict.fromkeys(name for line in scored for name in line.per_class_iou)
     axis = {"type": "category", "categoryorder": "array", "categoryarray": [html.escape(name) for name in names]}
-    return f"K = {chosen[1]}, P = {points(chosen[0])}", _finish(figure, axis, "IoU")
+    return f"K = {chosen[0]}, P = {points(chosen[1])}", _finish(figure, axis, "IoU")
+
+
+def shared_setting(lines: Sequence[Line]) -> tuple[int, int | None]:
+    """K and P of the densest setting among those that most lines have; there must be a line."""
+    counts = Counter((line.n_shot, line.n_points) for line in lines)
+    return max(counts, key=lambda setting: (counts[setting], amount(setting[1]), setting[0]))
+
+
+# how well videos are segmented, with the words for an axis; the first is shown first
+_VIDEO_ACCURACIES = {
+    "jf_mean": "J&F, mean over objects",
+    "j_mean": "J, mean over objects",
+    "positive_iou": "positive IU",
+}
+_MOST_SETTINGS = 4  # more have figures at the ends alone
+
+
+class Timed(NamedTuple):
+    """Variants of one training in one setting, from the fastest to the slowest."""
+
+    name: str
+    lines: list[Line]
+
+
+def of_one_training(lines: Sequence[Line]) -> list[Timed]:
+    """Lines of one setting by the trainings of their runs; the shortest configuration names a group."""
+    groups: dict[frozenset[Any], list[Line]] = {}
+    for line in lines:
+        trainings = frozenset(run.get("training") or line.config for run in line.runs)
+        groups.setdefault(trainings, []).append(line)
+    made = []
+    for group in groups.values():
+        group.sort(key=lambda line: line.figures["seconds_per_episode"])
+        made.append(Timed(min((line.config for line in group), key=len), group))
+    return sorted(made, key=lambda one: one.name)
+
+
+def accuracy_against_time(lines: Sequence[Line], style: Mapping[str, Style]) -> list[tuple[str, go.Figure]]:
+    """Accuracy of videos against the seconds that one takes, a figure for every K and P, the densest first.
+
+    Variants of one training, such as numbers of test-time updates, are joined by a line (Caelles et al. 2017 and the
+    guided networks' papers draw OSVOS so). Buttons choose the accuracy. Where settings are many, those with most and
+    least annotation have figures.
+    """
+    timed = [line for line in lines if line.figures.get("seconds_per_episode", 0) > 0]  # the axis is logarithmic
+    shown = [line for line in timed if of_videos([line])]
+    chosen = [name for name in _VIDEO_ACCURACIES if shown and all(name in line.figures for line in shown)]
+    settings = sorted({(amount(line.n_points), line.n_shot) for line in shown}, reverse=True)
+    settings = settings if len(settings) <= _MOST_SETTINGS else [settings[0], settings[-1]]
+    # the same axes at every setting
+    times = [math.log10(line.figures["seconds_per_episode"]) for line in shown] or [0.0]
+    best = max((line.figures[name] for line in shown for name in chosen), default=1.0)
+    span = max(times) - min(times)
+    room = max(0.06 * span, (1 - span) / 2)  # at least a factor of ten is seen, so that the axis has ticks
+    across, up = [min(times) - room, max(times) + room], [0, min(1.1 * best, 1.02) or 1]
+    found = []
+    for setting in settings if chosen else ():
+        own = [line for line in shown if (amount(line.n_points), line.n_shot) == setting]
+        groups, figure = of_one_training(own), go.Figure()
+        for group in groups:
+            look, several = style[group.name], len(group.lines) > 1
+            figure.add_scatter(
+                name=html.escape(group.name),
+                x=[line.figures["seconds_per_episode"] for line in group.lines],
+                y=[line.figures[chosen[0]] for line in group.lines],
+                customdata=[html.escape(line.config) for line in group.lines],
+                text=[html.escape(line.config.removeprefix(group.name)) for line in group.lines],
+                textposition="top center",
+                textfont={"color": look.colour},
+                mode="lines+markers+text" if several else "markers",
+                line={"color": look.colour, "dash": look.dash},
+                marker={"symbol": look.symbol, "size": 10, "color": look.colour},
+                hovertemplate="%{customdata}, %{x:.3g} s: %{y:.3f}<extra></extra>",
+                cliponaxis=False,
+            )
+        title = "seconds per video: features, guidance and all frames (logarithmic)"
+        _finish(figure, {"title": title, "type": "log", **_LOGARITHMIC}, html.escape(_VIDEO_ACCURACIES[chosen[0]]))
+        figure.update_layout(xaxis={"range": across}, yaxis={"range": up})
+        if len(chosen) > 1:
+            figure.update_layout(updatemenus=[_choice(groups, chosen)], margin={"t": 45})
+            figure.update_layout(legend={"y": 1.0, "x": 0.3})
+        found.append((f"K = {own[0].n_shot}, P = {points(own[0].n_points)}", figure))
+    return found
+
+
+_LOGARITHMIC = {"showgrid": True, "gridcolor": "#e8eaed", "dtick": "D2", "tickformat": "~g"}
+
+
+def _choice(groups: Sequence[Timed], names: Sequence[str]) -> dict[str, Any]:
+    """Buttons that show one or the other accuracy."""
+    buttons = []
+    for name in names:
+        values = [[line.figures[name] for line in group.lines] for group in groups]
+        title = _VIDEO_ACCURACIES[name]
+        axis = {"yaxis.title.text": html.escape(title)}
+        buttons.append({"label": html.escape(title.split(",")[0]), "method": "update", "args": [{"y": values}, axis]})
+    place = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "pad": {"t": 0, "b": 0}}
+    return {"type": "buttons", "direction": "right", "buttons": buttons, "active": 0, "font": {"size": 12}, **place}
+
+
+def annotation_surfaces(lines: Sequence[Line], style: Mapping[str, Style]) -> list[tuple[str, go.Figure]]:
+    """Positive IU over annotated frames (S = K) and points (P), a figure for every configuration with two of either.
+
+    Left the surface as a table in colours, right its curves over S, one for each P; all figures have the same scales.
+    """
+    shown = [line for line in lines if line.task == "interactive_video" and "positive_iou" in line.figures]
+    values = [line.figures["positive_iou"] for line in shown]
+    found = []
+    for config in dict.fromkeys(line.config for line in shown):
+        at = {(line.n_shot, line.n_points): line.figures["positive_iou"] for line in shown if line.config == config}
+        frames, given = sorted({s for s, _ in at}), sorted({p for _, p in at}, key=amount)
+        if len(frames) < 2 and len(given) < 2:
+            continue
+        figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.12)
+        _finish(figure, {}, "annotated frames (S)")
+        cells = [[at.get((s, p)) for p in given] for s in frames]
+        figure.add_heatmap(
+            x=[points(p) for p in given],
+            y=[str(s) for s in frames],
+            z=cells,
+            text=[["" if v is None else f"{v:.3f}" for v in row] for row in cells],
+            texttemplate="%{text}",
+            textfont={"color": "#1c2128"},
+            hovertemplate="S = %{y}, P = %{x}: %{z:.3f}<extra></extra>",
+            zmin=min(values),
+            zmax=max(values),
+            colorscale=_SEQUENTIAL,
+            showscale=False,
+            showlegend=False,
+            xgap=2,
+            ygap=2,
+            row=1,
+            col=1,
+        )
+        for place, p in enumerate(given):
+            own = [s for s in frames if (s, p) in at]
+            figure.add_scatter(
+                name=f"P = {points(p)}",
+                x=[str(s) for s in own],
+                y=[at[s, p] for s in own],
+                mode="lines+markers",
+                line={"color": _SHADES[min(place, len(_SHADES) - 1)]},
+                marker={"symbol": _MARKS[place % len(_MARKS)], "size": 9},
+                hovertemplate=f"S = %{{x}}, P = {points(p)}: %{{y:.3f}}<extra></extra>",
+                row=1,
+                col=2,
+            )
+        order = {"type": "category", "categoryorder": "array", "automargin": True}
+        across, down = [points(p) for p in given], [str(s) for s in frames]
+        figure.update_xaxes(title="points per label and frame (P)", categoryarray=across, row=1, col=1, **order)
+        figure.update_yaxes(categoryarray=down, showgrid=False, row=1, col=1, **order)
+        figure.update_xaxes(title="annotated frames (S)", categoryarray=down, row=1, col=2, **order)
+        spread = max(max(values) - min(values), 0.01)
+        limits = [max(0.0, min(values) - 0.08 * spread), min(1.0, max(values) + 0.08 * spread)]
+        grid = {"showgrid": True, "gridcolor": "#e8eaed"}
+        figure.update_yaxes(title="positive IU", range=limits, row=1, col=2, **grid)
+        figure.update_layout(height=150 + 45 * max(len(frames), 4), legend={"x": 0.56})
+        found.append((config, figure))
+    return found
+
+
+_SEQUENTIAL = [[0.0, "#f1f6fb"], [1.0, "#3b8bc4"]]  # dark ink can be read on all of it
+_SHADES = ("#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#08519c", "#08306b")
+_MARKS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 
 
 def forest(compared: Sequence[Comparison], style: Mapping[str, Style]) -> list[tuple[str, go.Figure]]:

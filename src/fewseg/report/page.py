@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import html
-import json
 import shlex
 from collections.abc import Iterable, Sequence
 from importlib import resources
@@ -18,22 +16,27 @@ from plotly.offline import get_plotlyjs
 from fewseg.report.figures import (
     Curve,
     Style,
+    accuracy_against_time,
     against_clicks,
     against_points,
     against_seconds,
     against_shots,
+    annotation_surfaces,
     embed,
     forest,
     guidance_spread,
     learning_curves,
+    of_videos,
     per_class,
     positive_against_points,
     styles,
 )
+from fewseg.report.pictures import pictures
 from fewseg.results import (
     CLICKED,
     COMPARED,
     FIGURES,
+    VIDEO,
     Comparison,
     Line,
     amount,
@@ -48,20 +51,8 @@ from fewseg.results import (
     write_text,
 )
 
-_PICTURE_BYTES = 3_000_000  # keeps the page, plotly included, below 10 MB
-_PICTURES_OF_A_KIND = 2
 # nothing may be fetched, whatever a name or a picture holds
 _POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-
-
-class Picture(NamedTuple):
-    """One episode of one run: what ``pictures/index.json`` says and where the file lies."""
-
-    config: str
-    kind: str
-    path: Path
-    iou: float
-    caption: str
 
 
 def build_report(out: Path, folds_expected: int | None = None) -> Path:
@@ -88,7 +79,7 @@ def build_report(out: Path, folds_expected: int | None = None) -> Path:
     compared = comparisons(rows, out, reference_of(out))
     sections.append(_comparisons(compared, style))
     plots = _plots(lines, rows, style, out)
-    sections += [plots, _pictures(lines, style, out), _regenerate(out)]
+    sections += [plots, pictures(lines, style, out), _regenerate(out)]
     files = resources.files("fewseg.report")
     css, js = ((files / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     plotly = f"<script>{get_plotlyjs()}</script>\n" if plots or compared else ""
@@ -122,14 +113,15 @@ def _headline(lines: Sequence[Line]) -> str:
     runs = [run for line in lines for run in line.runs]
     versions = sorted({(name, str(v)) for run in runs for name, v in run.get("versions", {}).items()})
     episodes = sorted({run["n_episodes"] for run in runs if "n_episodes" in run})
-    per_run = f", {_span(episodes)} episodes each" if episodes else ""
+    videos = of_videos(lines)
+    per_run = f", {_span(episodes)} {'videos' if videos else 'episodes'} each" if episodes else ""
     facts = {
         "Compared": _listed(line.config if line.config == line.method else _who(line) for line in lines),
         "Data set": _listed(line.dataset for line in lines),
         "Task": _listed(line.task for line in lines),
         "Protocol": _listed(line.protocol for line in lines),
         "Folds": _listed(sorted({run["fold"] for run in runs})),
-        "Annotation": f"K = {_listed(sorted({line.n_shot for line in lines}))} images, "
+        "Annotation": f"K = {_listed(sorted({line.n_shot for line in lines}))} {'frames' if videos else 'images'}, "
         f"P = {_listed(points(p) for p in sorted({line.n_points for line in lines}, key=amount))} pixels",
         "Runs": f"{len(runs)}{per_run}, seeds {_listed(sorted({run['seed'] for run in runs}))}",
         "Training": "; ".join(_text(note) for note in training_notes(runs)),
@@ -145,17 +137,41 @@ def _headline(lines: Sequence[Line]) -> str:
 
 
 def _best(lines: Sequence[Line]) -> str:
-    """The winner at the densest setting, where there is one setting group to speak of."""
-    scored = [line for line in lines if line.miou is not None]
+    """The winner at the densest setting, where there is one setting group to speak of; of videos, with its costs."""
+    scored = [line for line in lines if _accuracy(line) is not None]
     if not scored or len({(line.dataset, line.task, line.protocol) for line in scored}) > 1:
         return ""
     top = max((amount(line.n_points), line.n_shot) for line in scored)
-    best = max((x for x in scored if (amount(x.n_points), x.n_shot) == top), key=lambda line: line.miou or 0.0)
-    interval = "" if best.ci95 is None else f" (95 % interval {best.ci95[0]:.3f} to {best.ci95[1]:.3f})"
-    return (
-        f"<p>Best at K = {best.n_shot}, P = {points(best.n_points)}: <strong>{_text(best.config)}</strong>, "
-        f"mIoU {best.miou:.3f}{interval}.</p>\n"
-    )
+    best = max((x for x in scored if (amount(x.n_points), x.n_shot) == top), key=lambda line: _accuracy(line) or 0.0)
+    if of_videos([best]) and "jf_mean" in best.figures:
+        told = _video_in_words(best)
+    else:
+        interval = "" if best.ci95 is None else f" (95 % interval {best.ci95[0]:.3f} to {best.ci95[1]:.3f})"
+        told = f"mIoU {_accuracy(best) or 0.0:.3f}{interval}"
+    where = f"K = {best.n_shot}, P = {points(best.n_points)}"
+    return f"<p>Best at {where}: <strong>{_text(best.config)}</strong>, {told}.</p>\n"
+
+
+def _video_in_words(line: Line) -> str:
+    """Accuracy and costs: J&F with J and F, seconds of a video and what they go to."""
+    figures = line.figures
+    parts = [f"{FIGURES[name]} {figures[name]:.3f}" for name in ("j_mean", "f_mean") if name in figures]
+    parts += [] if line.jf_ci95 is None else [f"95 % interval {line.jf_ci95[0]:.3f} to {line.jf_ci95[1]:.3f}"]
+    told = f"{FIGURES['jf_mean']} {figures['jf_mean']:.3f}" + (f" ({', '.join(parts)})" if parts else "")
+    if "seconds_per_episode" in figures:
+        told += f". It takes {figures['seconds_per_episode']:.3g} s per video"
+        costs = {
+            "seconds_guide_per_video": "{} of them for the guidance",
+            "seconds_per_frame": "{} per frame without it",
+        }
+        spent = [words.format(f"{figures[name]:.2g} s") for name, words in costs.items() if name in figures]
+        told += f", {' and '.join(spent)}" if spent else ""
+    return _text(told)
+
+
+def _accuracy(line: Line) -> float | None:
+    """What lines are ranked by: J&F of videos, else mIoU."""
+    return line.figures.get("jf_mean", line.miou) if of_videos([line]) else line.miou
 
 
 def _who(line: Line) -> str:
@@ -181,10 +197,12 @@ class _Cell(NamedTuple):
 
 
 def _leaderboard(lines: Sequence[Line], style: dict[str, Style]) -> str:
-    folds = sorted({fold for line in lines for fold in line.folds})
+    # videos have one class and one fold: their mIoU is positive IU
+    videos = of_videos(lines)
+    folds = [] if videos else sorted({fold for line in lines for fold in line.folds})
     extra = [name for name in FIGURES if any(name in line.figures for line in lines)]
     wide = [n for n in ("dataset", "task", "protocol") if len({getattr(line, n) for line in lines}) > 1]
-    intervals = [line.ci95 for line in lines if line.ci95]
+    intervals = [ci95 for line in lines if (ci95 := line.jf_ci95 if videos else line.ci95)]
     scale = min((low for low, _ in intervals), default=0.0), max((high for _, high in intervals), default=1.0)
 
     def setting(line: Line) -> tuple[Any, ...]:
@@ -192,11 +210,29 @@ def _leaderboard(lines: Sequence[Line], style: dict[str, Style]) -> str:
 
     best: dict[tuple[Any, ...], float] = {}
     for line in lines:
-        best[setting(line)] = max(best.get(setting(line), 0.0), line.miou or 0.0)
+        best[setting(line)] = max(best.get(setting(line), 0.0), _accuracy(line) or 0.0)
     body = []
-    for line in sorted(lines, key=lambda line: (*setting(line), -(line.miou or 0.0), line.config)):
+    for line in sorted(lines, key=lambda line: (*setting(line), -(_accuracy(line) or 0.0), line.config)):
         swatch = f'<span class="swatch" style="background:{style[line.config].colour}"></span>'
-        is_best = line.miou is not None and line.miou == best[setting(line)]
+        ranked = "J&F" if of_videos([line]) and "jf_mean" in line.figures else "mIoU"
+        is_best = _accuracy(line) is not None and _accuracy(line) == best[setting(line)]
+        figures = {FIGURES[name]: _figure_cell(name, line.figures.get(name)) for name in extra}
+        positive, colour = _number(line.figures.get("positive_iou")), style[line.config].colour
+        if videos:  # what lines are ranked by stands first, then what it costs
+            accuracy = {
+                "J&F": figures.pop("J&F", _Cell("")),
+                "95 % interval": _interval(line.figures.get("jf_mean"), line.jf_ci95, scale, colour),
+                **{name: figures.pop(name, _Cell("")) for name in ("J", "F")},
+                "positive IU": positive,
+            }
+            figures = dict(sorted(figures.items(), key=lambda item: not item[0].startswith("s/")))
+        else:
+            accuracy = {
+                "mIoU": _number(line.miou),
+                "95 % interval": _interval(line.miou, line.ci95, scale, colour),
+                "FB-IoU": _number(line.figures.get("fb_iou")),
+                "positive IU": positive,
+            }
         row = {
             "method": _Cell(
                 swatch + _text(line.config if line.config == line.method else _who(line)), line.config, "text"
@@ -205,17 +241,18 @@ def _leaderboard(lines: Sequence[Line], style: dict[str, Style]) -> str:
             "K": _Cell(str(line.n_shot), line.n_shot),
             "P": _Cell(points(line.n_points), 1e9 if line.n_points is None else line.n_points),
             **{f"fold {fold}": _number(line.folds.get(fold)) for fold in folds},
-            "mIoU": _number(line.miou)._replace(kind="best" if is_best else ""),
-            "95 % interval": _interval(line, scale, style[line.config].colour),
-            "FB-IoU": _number(line.figures.get("fb_iou")),
-            "positive IU": _number(line.figures.get("positive_iou")),
-            **{FIGURES[name]: _figure_cell(name, line.figures.get(name)) for name in extra},
+            **accuracy,
+            **figures,
             "s/episode": _figure_cell("seconds_per_episode", line.figures.get("seconds_per_episode")),
             "parameters": _millions(line.runs[0].get("n_parameters")),
             "trained": _millions(line.runs[0].get("n_trained_parameters")),
-            "episodes": _Cell(str(line.n_episodes), line.n_episodes),
+            ("videos" if videos else "episodes"): _Cell(str(line.n_episodes), line.n_episodes),
             "note": _Cell(_text(line.note), line.note, "text"),
         }
+        if is_best and ranked in row:
+            row[ranked] = row[ranked]._replace(kind="best")
+        if "s/video" in row:  # an episode is a video
+            del row["s/episode"]
         body.append(row)
     shown = [name for name in body[0] if any(row[name].content for row in body)]
     kinds = {name: body[0][name].kind if body[0][name].kind == "text" else "" for name in shown}
@@ -224,13 +261,23 @@ def _leaderboard(lines: Sequence[Line], style: dict[str, Style]) -> str:
     clicked = f" {_text(' '.join(CLICKED.split()))}" if any(line.clicks for line in lines) else ""
     return (
         "<h2>Leaderboard</h2>\n"
-        '<p class="quiet">mIoU: intersection over union per class, summed over all its episodes; mean over the classes '
-        "of a fold, then over seeds and folds. The interval resamples query images, with all their episodes, 1000 "
-        "times; it does not hold the variation of training. K: annotated images; P: annotated pixels per label and "
-        f"image. Bold: best of its setting. A click on a head sorts.{clicked}</p>\n"
+        f'<p class="quiet">{_VIDEOS if videos else _IMAGES} Bold: best of its setting. A click on a head '
+        f"sorts.{clicked}</p>\n"
         f'<div class="scroll"><table class="sortable">\n<thead><tr>{heads}</tr></thead>\n'
         f"<tbody>\n{cells}</tbody>\n</table></div>\n"
     )
+
+
+_IMAGES = (
+    "mIoU: intersection over union per class, summed over all its episodes; mean over the classes of a fold, then over "
+    "seeds and folds. The interval resamples query images, with all their episodes, 1000 times; it does not hold the "
+    "variation of training. K: annotated images; P: annotated pixels per label and image."
+)
+_VIDEOS = (
+    f"{html.escape(' '.join(VIDEO.split()))} Positive IU: intersection over union, summed over all objects and frames; "
+    "it is the mIoU of a single class. The interval is that of J&amp;F. K: annotated frames; P: annotated pixels per "
+    "label and frame, where every object and the background is a label."
+)
 
 
 def _td(cell: _Cell) -> str:
@@ -249,18 +296,18 @@ def _millions(count: int | None) -> _Cell:
     return _Cell("") if count is None else _Cell(f"{count / 1e6:.2f} M" if count else "0", count)
 
 
-def _interval(line: Line, scale: tuple[float, float], colour: str) -> _Cell:
+def _interval(value: float | None, ci95: tuple[float, float] | None, scale: tuple[float, float], colour: str) -> _Cell:
     """The interval as a bar on a scale that all lines share, and as text."""
-    if line.ci95 is None or line.miou is None:
+    if ci95 is None or value is None:
         return _Cell("")
     start, width = scale[0], max(scale[1] - scale[0], 1e-9)
-    low, high, centre = (round(80 * (value - start) / width, 1) for value in (*line.ci95, line.miou))
+    low, high, centre = (round(80 * (at - start) / width, 1) for at in (*ci95, value))
     return _Cell(
         '<svg width="88" height="12" viewBox="-4 0 88 12" aria-hidden="true">'
         '<path d="M0 6H80" stroke="#d5d9de"/>'
         f'<path d="M{low} 6H{high}" stroke="{colour}" stroke-width="6"/>'
-        f'<path d="M{centre} 1V11" stroke="#1c2128" stroke-width="1.5"/></svg>{line.ci95[0]:.3f} to {line.ci95[1]:.3f}',
-        line.ci95[0],
+        f'<path d="M{centre} 1V11" stroke="#1c2128" stroke-width="1.5"/></svg>{ci95[0]:.3f} to {ci95[1]:.3f}',
+        ci95[0],
     )
 
 
@@ -316,8 +363,13 @@ def _plots(lines: Sequence[Line], rows: Sequence[dict[str, Any]], style: dict[st
             *(("Objects: accuracy against clicks", drawn) for drawn in against_clicks(members, style)),
             *(("Objects: accuracy against seconds", drawn) for drawn in against_seconds(members, style)),
             *(("Objects: positive IoU against points", drawn) for drawn in positive_against_points(members, style)),
+            *(("Videos: accuracy against time", drawn) for drawn in accuracy_against_time(members, style)),
+            *(("Videos: accuracy against annotation", drawn) for drawn in annotation_surfaces(members, style)),
             ("Accuracy against annotated pixels", against_points(members, style)),
-            ("Accuracy against annotated images", against_shots(members, style)),
+            (
+                f"Accuracy against annotated {'frames' if of_videos(members) else 'images'}",
+                against_shots(members, style),
+            ),
             ("Accuracy per class", per_class(members, style)),
             ("How much the guidance varies", guidance_spread(members, style)),
         ):
@@ -330,17 +382,28 @@ def _plots(lines: Sequence[Line], rows: Sequence[dict[str, Any]], style: dict[st
     parts = []
     for i, (title, caption, drawn) in enumerate(found):
         plot = embed(drawn, f"figure-{i}")
-        told = f'<p class="quiet">{_SPREAD}</p>\n' if title.startswith("How much the guidance") else ""
+        explained = next((words for start, words in _EXPLAINED.items() if title.startswith(start)), "")
+        told = f'<p class="quiet">{explained}</p>\n' if explained else ""
         head = f"<h2>{_text(title)}</h2>\n{told}" if not i or title != found[i - 1][0] else ""
         parts.append(f"{head}<figure><figcaption>{_text(caption)}</figcaption>{plot}</figure>\n")
     return "".join(parts)
 
 
-_SPREAD = (
-    "Within: how far z differs among supports of one class. Between: how far the means of classes lie apart. Where "
-    "both are tiny, z is nearly one constant and the support hardly says what to segment. Where only the first is "
-    "tiny, the supports of a class are interchangeable, and more annotation hardly moves the answer."
-)
+_EXPLAINED = {  # of titles that begin so
+    "How much the guidance": (
+        "Within: how far z differs among supports of one class. Between: how far the means of classes lie apart. Where "
+        "both are tiny, z is nearly one constant and the support hardly says what to segment. Where only the first is "
+        "tiny, the supports of a class are interchangeable, and more annotation hardly moves the answer."
+    ),
+    "Videos: accuracy against time": (
+        "Higher and further left is better. A line joins evaluations of one training that differ at test time, such as "
+        "numbers of updates."
+    ),
+    "Videos: accuracy against annotation": (
+        "How positive IU grows with annotated frames (S) and annotated points per label and frame (P). All methods "
+        "have the same scales."
+    ),
+}
 
 
 def _curves(rows: Sequence[dict[str, Any]], column: str, out: Path) -> list[Curve]:
@@ -358,79 +421,6 @@ def _curves(rows: Sequence[dict[str, Any]], column: str, out: Path) -> list[Curv
         if pairs:
             curves[training] = Curve(row["config"], label, [s for s, _ in pairs], [v for _, v in pairs])
     return list(curves.values())
-
-
-def _pictures(lines: Sequence[Line], style: dict[str, Style], out: Path) -> str:
-    shelves: dict[tuple[str, str], list[Picture]] = {}
-    for config in dict.fromkeys(line.config for line in lines):
-        for kind in ("best", "median", "worst"):
-            chosen = _chosen(lines, config, kind, out)
-            if chosen:
-                shelves[config, kind] = chosen
-    # every method shows its first picture of each kind before any shows a second
-    queue = [shelf[i] for i in range(_PICTURES_OF_A_KIND) for shelf in shelves.values() if i < len(shelf)]
-    total, shown = 0, set()
-    for picture in queue:
-        total += picture.path.stat().st_size
-        if total > _PICTURE_BYTES:
-            break
-        shown.add(picture)
-    parts = []
-    for config in dict.fromkeys(config for config, _ in shelves):
-        figures = [_figure(p) for (c, _), shelf in shelves.items() if c == config for p in shelf if p in shown]
-        swatch = f'<span class="swatch" style="background:{style[config].colour}"></span>'
-        if figures:
-            parts.append(f'<h3>{swatch}{_text(config)}</h3>\n<div class="pictures">\n{"".join(figures)}</div>\n')
-    if not parts:
-        return ""
-    left = len(queue) - len(shown)
-    more = f' {left} more are in the "pictures" folders of the runs.' if left else ""
-    return (
-        "<h2>Best, median and worst episodes</h2>\n"
-        f'<p class="quiet">Of each method at its densest setting.{more}</p>\n{"".join(parts)}'
-    )
-
-
-def _chosen(lines: Sequence[Line], config: str, kind: str, out: Path) -> list[Picture]:
-    """The pictures of a kind from all folds of the configuration's densest setting that has any."""
-    settings = sorted(
-        (line for line in lines if line.config == config),
-        key=lambda line: (amount(line.n_points), line.n_shot),
-        reverse=True,
-    )
-    for line in settings:
-        found = [p for run in line.runs for p in _index(out / run["run"] / "pictures", line, run) if p.kind == kind]
-        found.sort(key=lambda picture: picture.iou, reverse=kind == "best")
-        start = max(0, (len(found) - _PICTURES_OF_A_KIND) // 2) if kind == "median" else 0
-        if found:
-            return found[start : start + _PICTURES_OF_A_KIND]
-    return []
-
-
-def _index(folder: Path, line: Line, run: dict[str, Any]) -> list[Picture]:
-    index = folder / "index.json"
-    if not index.is_file():
-        return []
-    found = []
-    for entry in json.loads(index.read_text(encoding="utf-8")):
-        path = folder / Path(entry["file"]).name  # a name in an index never leads out of the folder
-        where = f"fold {run['fold']}, K = {line.n_shot}, P = {points(line.n_points)}, query {entry['query']}"
-        after = f" after {_clicks(entry['clicks'])}" if entry.get("clicks") else ""
-        caption = f"{entry['kind']}: {entry['class_name']}, IoU {entry['iou']:.3f}{after} ({where})"
-        if path.is_file():
-            found.append(Picture(line.config, entry["kind"], path, entry["iou"], caption))
-    return found
-
-
-def _clicks(count: int) -> str:
-    return "1 click" if count == 1 else f"{count} clicks"
-
-
-def _figure(picture: Picture) -> str:
-    data = base64.b64encode(picture.path.read_bytes()).decode()
-    caption = _text(picture.caption)
-    source = f"data:image/png;base64,{data}"
-    return f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>\n'
 
 
 def _regenerate(out: Path) -> str:
