@@ -3,9 +3,9 @@
 (a) ``stream``: a generated sequence, whose frames are made one by one, goes through a session with two objects and five
 annotated points. Resident memory is sampled every 10 ms; what counts is its peak above that of the loaded model, after
 one encoded frame of another session. Weights are random: they cost the same.
-(b) ``update``: one more point on a frame whose features are kept, against encoding that frame again. ``guide`` is the
-verb alone, ``update`` the whole of ``click`` and ``answer``: the annotation on the canvas, guidance, one frame
-segmented and restored.
+(b) ``update``: one more negative point of one object on a frame whose features are kept, against encoding that frame
+again. ``guide`` is the verb alone, ``update`` the whole of ``click`` and ``answer``: the annotation on the canvas,
+guidance, one frame segmented and restored. ``guide_file`` also reads the features from the file.
 (c) ``boundary``: the boundary counts of one frame against the same counts by ``cv2.dilate`` with a disc.
 Everything is measured in one process, (b) and (c) in turns.
 
@@ -137,17 +137,17 @@ def stream(model: Any, frames: int, budget: int) -> dict[str, Any]:
 def update(model: Any, repeats: int, device: torch.device) -> dict[str, Any]:
     """Seconds of the encoding of a frame, of guidance, and of a whole update."""
     found: dict[str, list[float]] = {"encode": [], "guide": [], "segment": [], "update": [], "guide_file": []}
-    # both of two objects are guided anew by every point: it is positive for one and negative for the other
+    # a negative point changes one of the two objects; a positive one is negative for the other, and changes both
     kept, filed = annotated(VideoSession(model, Discs(2))), annotated(VideoSession(model, Discs(2), budget=0))
     kept.answer(0), filed.answer(0)
     for repeat in range(repeats + 1):  # the first warms up
         encoded = annotated(VideoSession(model, Discs(1))).answer(0).seconds
         row, col = 10 + repeat, 700
         start = time.perf_counter()
-        kept.click(0, row, col, object_id=1 + repeat % 2)
+        kept.click(0, row, col, object_id=1 + repeat % 2, positive=False)
         answer = kept.answer(0)
         whole = time.perf_counter() - start
-        filed.click(0, row, col, object_id=1 + repeat % 2)
+        filed.click(0, row, col, object_id=1 + repeat % 2, positive=False)
         from_file = filed.answer(0).seconds
         if repeat:
             found["encode"].append(encoded.encode)
