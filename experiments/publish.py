@@ -27,6 +27,7 @@ from fewseg import published
 from fewseg.results import (
     CLICKED,
     FIGURES,
+    VIDEO,
     Line,
     amount,
     figure_text,
@@ -49,13 +50,17 @@ CLICK_FIGURES = (
 )
 
 
+VIDEO_FIGURES = (
+    *("j_mean", "f_mean", "positive_iou", "seconds_per_video", "seconds_guide_per_video", "seconds_per_update"),
+)
+
+
 def tables(found: Sequence[Line]) -> str:
     """A table for each data set, task and protocol, in markdown; with their names where there are several."""
     groups = [(k, list(v)) for k, v in itertools.groupby(found, lambda x: (x.dataset, x.task, x.protocol))]
     parts = []
     for names, lines in groups:
-        drawn_points = names[1] == "interactive"
-        made = (click_table if any(x.clicks for x in lines) else point_table if drawn_points else table)(lines)
+        made = (click_table if any(x.clicks for x in lines) else _TABLES[names[1]])(lines)
         parts.append((f"**{names[0]}, {names[2]}**\n\n" if len(groups) > 1 else "") + made)
     return "\n\n".join(parts)
 
@@ -94,6 +99,30 @@ def point_table(found: Sequence[Line]) -> str:
     return markdown(heads, body)
 
 
+def video_table(found: Sequence[Line]) -> str:
+    """J&F at every P, one row for each config and K, best first with the densest annotation, in markdown.
+
+    J, F, positive IU and seconds are those of the densest annotation.
+    """
+    counts = sorted({line.n_points for line in found}, key=amount, reverse=True)
+    by_place = {(line.config, line.n_shot, line.n_points): line for line in found}
+    rows = [(line.config, line.n_shot) for line in found if line.n_points == counts[0]]
+    rows.sort(key=lambda row: -by_place[(*row, counts[0])].figures["jf_mean"])
+    several = len({n_shot for _, n_shot in rows}) > 1
+    heads = ["config", *(["K"] * several), *(f"J&F, {points(count)}" for count in counts)]
+    heads += [FIGURES.get(name, "positive IU") for name in VIDEO_FIGURES]
+    body = []
+    for config, n_shot in rows:
+        own = [by_place.get((config, n_shot, count)) for count in counts]
+        dense = by_place[config, n_shot, counts[0]]
+        scores = [figure_text("jf_mean", None if line is None else line.figures["jf_mean"]) for line in own]
+        if dense.jf_ci95:
+            scores[0] += f" [{dense.jf_ci95[0]:.3f}, {dense.jf_ci95[1]:.3f}]"
+        shown = [figure_text(name, dense.figures.get(name)) for name in VIDEO_FIGURES]
+        body.append([config, *([str(n_shot)] * several), *scores, *shown])
+    return markdown(heads, body)
+
+
 def table(found: Sequence[Line]) -> str:
     """One row a config, best first: mIoU with its interval at the fewest and most images and pixels, in markdown.
 
@@ -115,6 +144,14 @@ def table(found: Sequence[Line]) -> str:
     return markdown(heads, body)
 
 
+_TABLES = {
+    "semantic": table,
+    "interactive": point_table,
+    "video": video_table,
+    "interactive_video": point_table,
+}
+
+
 def _rank(line: Line | None) -> float:
     return -(line.miou or 0.0) if line else 0.0
 
@@ -132,12 +169,15 @@ def _score(line: Line | None) -> str:
 
 
 def mosaic(rows: list[dict[str, Any]], out: Path, configs: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """The median episodes of fold 0, one row a method, (H, W, 3) uint8 BGR."""
+    """The median episodes of fold 0, one row a method, (H, W, 3) uint8 BGR; of videos the first, truth on top."""
     strips = []
     for config in configs:
         own = [r for r in rows if r["config"] == config and r["fold"] == 0 and r["n_points"] is None]
-        found = [path for row in own for path in (out / row["run"] / "pictures").glob("median-*.png")]
-        strips.append(cv2.imread(str(found[0])))
+        pictures = [out / row["run"] / "pictures" for row in own]
+        median = [path for folder in pictures for path in folder.glob("median-*.png")]
+        films = [path for folder in pictures for path in (folder / "truth-0.jpg", folder / "film-0.jpg")]
+        for path in median[:1] or films[1 if strips else 0 : 2]:
+            strips.append(cv2.imread(str(path)))
     width = max(strip.shape[1] for strip in strips)
     white = (255, 255, 255)
     padded = [cv2.copyMakeBorder(s, 0, 8, 0, width - s.shape[1], cv2.BORDER_CONSTANT, value=white) for s in strips]
@@ -170,9 +210,11 @@ def publish(
         f"Regenerate with `{command}`.",
         *(f"Training: {note}." for note in training_notes(rows)),
         *([" ".join(CLICKED.split())] if any(line.clicks for line in lines) else []),
+        *([" ".join(VIDEO.split())] if any("jf_mean" in line.figures for line in lines) else []),
         f"{_listed(row['n_episodes'] for row in rows)} episodes a fold, protocol "
         f"{_listed(row['protocol'] for row in rows)}, folds {folds}; "
-        "the interval resamples query images and does not hold the variation of training.",
+        f"the interval resamples {'videos' if any('jf_mean' in line.figures for line in lines) else 'query images'} "
+        "and does not hold the variation of training.",
         f"Measured on {devices}; {versions}.",
     ]
     more = f"All settings and folds: [{name}.md](experiments/results/{name}.md)."
@@ -185,7 +227,7 @@ def publish(
     # the rows that the interval of a mean is made from are not published, so the interval is
     intervals = [
         {name: getattr(x, name) for name in ("config", "protocol", "dataset", "n_shot")}
-        | {"ci95": [round(v, 4) for v in x.ci95]}
+        | {"ci95": [round(v, 4) for v in x.jf_ci95 or x.ci95]}
         for x in lines
         if x.n_points is None and x.ci95
     ]
@@ -228,7 +270,7 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
     benchmarks = []
     for name, entry in index(root).items():
         rows = json.loads((root / "experiments" / "results" / f"{name}.json").read_text(encoding="utf-8"))
-        dense = [x for x in leaderboard(rows) if x.n_points is None and (x.task == "semantic" or x.clicks)]
+        dense = [x for x in leaderboard(rows) if x.n_points is None and (x.task in ("semantic", "video") or x.clicks)]
         benchmarks.append((name, entry, dense))
     found = {}
     for path in sorted((root / "docs" / "methods").glob("*.md")):
@@ -269,7 +311,7 @@ def _told(has_known: bool, measured: Sequence[str]) -> str:
         told += " The papers' are as printed."
     if not measured:
         return told + " There is no committed number of ours yet."
-    told += " Ours are mIoU with dense annotations; the interval resamples query images."
+    told += " Ours are with dense annotations; the interval resamples query images or videos."
     others = [name for name in dict.fromkeys(measured) if name != "pascal5i"]
     if has_known and others:
         told += (
@@ -293,8 +335,10 @@ def _own_line(line: Line, name: str, entry: dict[str, Any]) -> list[str]:
     )
     shown = "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
     folds = [f"{100 * line.folds[i]:.1f}" if i in line.folds else "" for i in range(4)]
-    mean = f"{100 * (line.miou or 0.0):.1f}"
+    mean = f"{100 * line.figures.get('jf_mean', line.miou or 0.0):.1f}"
     data = line.dataset if name == line.dataset else f"{line.dataset} ({name})"
+    if "jf_mean" in line.figures:
+        return [f"ours: {line.config}", data, "J&F", str(line.n_shot), *[""] * 4, mean, shown, line.note]
     metric = "mIoU" if line.clicks is None else f"mIoU, {len(line.clicks.iou)} click{'s' * (len(line.clicks.iou) > 1)}"
     return [f"ours: {line.config}", data, metric, str(line.n_shot), *folds, mean, shown, line.note]
 

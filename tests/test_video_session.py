@@ -1,8 +1,10 @@
 """Video sessions: every answer is that of a new session with the same annotations, and nothing is computed twice."""
 
+import contextlib
 import gc
 import inspect
-import shutil
+import os
+import tempfile
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -190,7 +192,9 @@ def test_methods_run_on_video_with_two_objects(name):
 
 @pytest.mark.parametrize("name", CLICKS_ONLY)
 def test_methods_that_read_clicks_only_say_so(name):
-    with pytest.raises(FewsegError, match=r"which reads clicks only, expected .*use InteractiveSession"):
+    with pytest.raises(
+        FewsegError, match=r"which reads clicks only, expected .*choose another, or an InteractiveSession"
+    ):
         VideoSession(built(name), Frames())
 
 
@@ -617,7 +621,8 @@ def test_guidances_of_one_form_are_one_batch_and_others_their_own():
 # ------------------------------------------------------------------------------------------------------ the memory
 
 
-def test_features_beyond_the_budget_go_to_a_file_that_goes_with_the_session():
+def test_features_beyond_the_budget_go_to_a_file_that_goes_with_the_session(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     whole = VideoSession(built("GuidedNet"), Frames(), SIDE)
     filed = VideoSession(built("GuidedNet"), Frames(), SIDE, budget=0)
     for session in (whole, filed):
@@ -627,12 +632,24 @@ def test_features_beyond_the_budget_go_to_a_file_that_goes_with_the_session():
         for answer, wanted in zip(filed.segment(), expected, strict=True):
             same(answer, wanted)
     store = filed._features
-    assert (store.n_memory, whole._features.n_file, whole._features.path) == (0, 0, None)
-    assert store.n_file == whole._features.n_memory == store.path.stat().st_size
-    folder = store.path.parent
+    assert (store.n_memory, whole._features.n_file, whole._features.file) == (0, 0, None)
+    status = os.fstat(store.file.fileno())
+    assert store.n_file == whole._features.n_memory == status.st_size
+    assert not list(tmp_path.iterdir()), "whatever kills the process leaves nothing behind"
+    assert (status.st_dev, status.st_ino) in opened()
     del session, filed, store
     gc.collect()
-    assert not folder.exists()
+    assert (status.st_dev, status.st_ino) not in opened()
+
+
+def opened():
+    """Device and inode of every file that this process holds open."""
+    found = set()
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the one of the folder itself
+            status = path.stat()
+            found.add((status.st_dev, status.st_ino))
+    return found
 
 
 def test_the_store_keeps_what_fits_and_files_the_rest():
@@ -666,17 +683,26 @@ def test_a_part_of_a_large_tensor_does_not_keep_the_rest_alive():
 def test_reading_the_file_leaves_no_pages_mapped():
     store = FeatureStore(0, CPU)
     store.put("a", Features((torch.zeros(1, 64, 100, 100),), (1, 1)))
-    store.get("a")
-    assert str(store.path) not in Path("/proc/self/maps").read_text()
+    held = store.get("a")
+    inode = str(os.fstat(store.file.fileno()).st_ino)
+    with Path("/proc/self/maps").open() as lines:  # address, permissions, offset, device, inode, path
+        assert inode not in [line.split()[4] for line in lines]
+    assert held.maps[0].shape == (1, 64, 100, 100)
 
 
-def test_frames_are_encoded_again_where_nothing_can_be_written():
+def full(*_arguments, **_options):
+    raise OSError(28, "No space left on device")
+
+
+def test_frames_are_encoded_again_where_nothing_can_be_written(monkeypatch):
     holder = Holder()
+    session = VideoSession(holder, Frames())
+    session.annotate(0, label_map(0, highest=1))
+    expected = session.answer(1)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
     session = VideoSession(holder, Frames(), budget=0)
     session.annotate(0, label_map(0, highest=1))
-
-    expected = session.answer(1)
-    shutil.rmtree(session._features.path.parent)  # as those do who tidy temporary folders
     with pytest.warns(UserWarning, match="computed again where they are needed"):
         same(session.answer(1), expected)
     before = holder.network.queries
@@ -684,21 +710,36 @@ def test_frames_are_encoded_again_where_nothing_can_be_written():
     assert holder.network.queries == before + 1
 
 
+class Disk:
+    """A file that takes at most 10 bytes at once, and so many in all."""
+
+    def __init__(self, room):
+        self.file, self.room = tempfile.TemporaryFile(buffering=0), room  # noqa: SIM115
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def write(self, data):
+        if not self.room:
+            full()
+        taken = self.file.write(data[: min(10, self.room)])
+        self.room -= taken
+        return taken
+
+
 def test_a_full_disk_is_survived_with_one_warning(monkeypatch):
-    from fewseg import video_session
-
-    def full(*_arguments, **_options):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(video_session.tempfile, "mkdtemp", full)
+    disk = Disk(40)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_options: disk)
     store = FeatureStore(0, CPU)
-    features = Features((torch.zeros(1, 1, 2, 2),), (2, 2))
+    features = [Features((torch.randn(1, 1, 2, 3), torch.randn(1, 1, 1, 1)), (2, 2)) for _ in range(3)]  # 28 bytes each
+    store.put("a", features[0])
     with pytest.warns(UserWarning, match="No space left on device"):
-        store.put("a", features)
+        store.put("b", features[1])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        store.put("b", features)
-    assert store.get("a") is None
+        store.put("c", features[2])
+    assert [store.get(key) for key in "bc"] == [None, None]
+    assert all(torch.equal(*pair) for pair in zip(store.get("a").maps, features[0].maps, strict=True))
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input

@@ -5,14 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import mmap
-import shutil
 import tempfile
 import warnings
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +85,25 @@ class _Support(NamedTuple):
     digest: bytes
 
 
+def check_follows(network: SegmentorNetwork, name: str, argument: str = "model") -> None:
+    """Checks that a method can carry an object from frame to frame, or is class-blind.
+
+    Args:
+        network: of the method.
+        name: of the method, for the message.
+        argument: that chose the method, for the message.
+
+    Raises:
+        FewsegError: it reads clicks only.
+
+    >>> import fewseg
+    >>> check_follows(fewseg.create_model("GuidedNet").network, "GuidedNet")
+    """
+    if network.uses_clicks and not network.uses_support:
+        expected, remedy = "a method that reads annotated frames", "choose another, or an InteractiveSession for images"
+        raise FewsegError(argument, f"{name}, which reads clicks only", expected, remedy)
+
+
 _State = dict[int, _Said]  # by frame; never changed once it is in the history
 _Key = tuple[tuple[int, bytes], ...]  # (frame, digest) of an object's supports: equal keys are equal guidance
 
@@ -104,11 +120,11 @@ class VideoSession:
     nowhere; a class-blind network gives every object the same answer, and the lowest number wins.
 
     Memory. Frames are read one by one and not kept. Their features stay on the network's device while they fit into
-    seven eighths of ``budget``; those of further frames go to a file in a temporary folder, which is mapped for one
-    access at a time and removed with the session. Where it cannot be written, frames are encoded again when they are
-    asked for. Answers and earlier guidance are kept in the last eighth, the most recently used. Beyond the budget there
-    are the annotations, the present guidance of every object, and what one frame, or the supports of one object, need
-    while they are worked on. ``budget=0`` keeps all features in the file.
+    seven eighths of ``budget``; those of further frames go to a temporary file without a name, of which nothing is left
+    however the process ends. It is mapped for one access at a time. Where it cannot be written, frames are encoded
+    again when they are asked for. Answers and earlier guidance are kept in the last eighth, the most recently used.
+    Beyond the budget there are the annotations, the present guidance of every object, and what one frame, or the
+    supports of one object, need while they are worked on. ``budget=0`` keeps all features in the file.
 
     Args:
         model: from ``create_model`` or ``load_model``; one that reads annotated examples, or a class-blind one.
@@ -143,9 +159,7 @@ class VideoSession:
     ) -> None:
         self.network: SegmentorNetwork = model.network
         self.name = type(model).__name__
-        if self.network.uses_clicks and not self.network.uses_support:
-            expected = "a method that reads annotated frames"
-            raise FewsegError("model", f"{self.name}, which reads clicks only", expected, "use InteractiveSession")
+        check_follows(self.network, self.name)
         if not (hasattr(frames, "__len__") and hasattr(frames, "__getitem__")):
             raise FewsegError("frames", type(frames).__name__, "a sequence of images", "pass a list")
         if not len(frames):
@@ -452,9 +466,9 @@ class FeatureStore:
     """Features by key: in memory while they fit into a budget, beyond it in a file.
 
     What came first stays in memory: a video is mostly read in order, again and again, and whatever is evicted in that
-    order would always be what is needed next. The file is mapped for the time of one access, because mapped pages count
-    as resident. It goes with the store. After the first failure to write, nothing further is written; what cannot be
-    kept or read is not there when it is asked for.
+    order would always be what is needed next. The file has no name, so nothing is left of it however the process ends.
+    It is mapped for the time of one access, because mapped pages count as resident. After the first failure to write,
+    nothing further is written; what could not be kept is not there when it is asked for.
 
     Args:
         budget: bytes in memory.
@@ -469,25 +483,21 @@ class FeatureStore:
     def __init__(self, budget: int, device: torch.device) -> None:
         self.budget, self.device = budget, device
         self.n_memory = self.n_file = 0  # bytes
-        self.path: Path | None = None  # of the file, once there is one
+        self.file: IO[bytes] | None = None  # once there is one
         self._kept: dict[Hashable, Features] = {}
         self._filed: dict[Hashable, _Filed] = {}
         self._fails = False
+
+    def __del__(self) -> None:
+        if self.file is not None:
+            self.file.close()
 
     def get(self, key: Hashable) -> Features | None:
         """The features, or None where they are not there."""
         if key in self._kept:
             return self._kept[key]
         filed = self._filed.get(key)
-        if filed is None:
-            return None
-        try:
-            maps = tuple(self._read(*place) for place in filed.places)
-        except (OSError, ValueError) as error:  # somebody tidied the temporary folder
-            self._give_up(error)
-            self._filed.clear()
-            return None
-        return Features(maps, filed.image_size)
+        return None if filed is None else Features(tuple(self._read(*at) for at in filed.places), filed.image_size)
 
     def put(self, key: Hashable, features: Features) -> None:
         """Keeps features where there is room."""
@@ -499,22 +509,20 @@ class FeatureStore:
             try:
                 self._filed[key] = _Filed(tuple(map(self._write, features.maps)), features.image_size)
             except OSError as error:
-                self._give_up(error)
-
-    def _give_up(self, error: Exception) -> None:
-        self._fails = True
-        reason = f"{type(error).__name__}: {error}"
-        warnings.warn(f"features beyond the budget are computed again where they are needed: {reason}", stacklevel=2)
+                self._fails = True
+                says = f"features beyond the budget are computed again where they are needed: OSError: {error}"
+                warnings.warn(says, stacklevel=2)
 
     def _write(self, values: Tensor) -> _Place:
-        if self.path is None:
-            folder = tempfile.mkdtemp(prefix="fewseg-")
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)  # also at the end of the process
-            self.path = Path(folder) / "features"
+        if self.file is None:
+            # unbuffered: what a full disk leaves in a buffer would fail again when the file is closed
+            self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  (closed with the store)
         place = _Place(self.n_file, tuple(values.shape), values.dtype)
         raw = values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        with self.path.open("ab") as file:
-            file.write(raw.data)
+        self.file.seek(self.n_file)
+        left = raw.data
+        while left.nbytes:  # a full disk takes a part and fails at the next
+            left = left[self.file.write(left) :]
         self.n_file += raw.nbytes
         return place
 
@@ -522,8 +530,8 @@ class FeatureStore:
         size = math.prod(shape) * dtype.itemsize
         if not size:
             return torch.zeros(shape, dtype=dtype, device=self.device)
-        assert self.path is not None
-        mapped = np.memmap(self.path, np.uint8, "r", offset, (size,))
+        assert self.file is not None
+        mapped = np.memmap(self.file, np.uint8, "r", offset, (size,))
         return torch.from_numpy(np.array(mapped)).view(dtype).view(shape).to(self.device)  # the map ends here
 
 
