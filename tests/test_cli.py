@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from fewseg import benchmark
 from fewseg.cli import main, said_our_way
-from fewseg.datasets import Shapes5i
+from fewseg.datasets import Shapes5i, ShapesVideo
 from fewseg.datasets.voc import voc_palette, write_label
 from fewseg.models.base import FewShotSegmentor
 from fewseg.protocols import get_protocol
@@ -32,6 +32,12 @@ CONF, EXPERIMENTS = HERE / "conf", HERE.parent / "experiments"
 TINY = CONF / "tiny.yaml"
 GUIDED = ("--model", "GuidedNet")
 CASES = sorted(path for path in CONF.glob("*.yaml") if path != TINY)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _scenes():
+    """Those that tiny.yaml asks for are drawn before any test, for the bar of the drawing goes to stderr."""
+    Shapes5i(n_train=120, n_val=60)
 
 
 def command(verb, folder, *more, config=TINY):
@@ -69,7 +75,9 @@ def test_a_config_trains_and_tests(case, tmp_path):
     clicked = config["data"].get("n_clicks")
     assert rows.click.isna().all() if clicked is None else rows.click.between(1, clicked).all()
     assert main(command("predict", tmp_path / "predict", *arguments, "--ckpt_path", ckpt)) == 0
-    assert len(list((tmp_path / "predict").rglob("0*.png"))) == 4
+    # of a video a mask for each frame, else one for each query
+    n_frames = config["data"].get("dataset", {}).get("init_args", {}).get("n_frames", 1)
+    assert len(list((tmp_path / "predict").rglob("0*.png"))) == 4 * n_frames
 
 
 def test_pretraining_hands_its_encoder_to_a_method(tmp_path):
@@ -259,9 +267,11 @@ def test_experiments_of_benchmarks_plan(path, monkeypatch, tmp_path):
     """Every method, config and key of the grid is there; data and weights are replaced by what is made here."""
 
     def generated(path, data):
-        dataset = Shapes5i(n_train=120, n_val=200)
         entry = data["dataset"]
-        dataset.name = entry if isinstance(entry, str) else entry["class_path"]  # several data sets stay apart
+        name = entry if isinstance(entry, str) else entry["class_path"]
+        films = name in ("Davis", "ShapesVideo")
+        dataset = ShapesVideo(n_train=2, n_val=2, n_frames=8) if films else Shapes5i(n_train=120, n_val=200)
+        dataset.name = name  # several data sets stay apart
         return dataset
 
     monkeypatch.setattr(benchmark, "_dataset", generated)
