@@ -39,7 +39,7 @@ from fewseg import datasets, results
 from fewseg.errors import FewsegError
 from fewseg.functional.files import find_weights
 from fewseg.protocols import PROTOCOLS, Protocol
-from fewseg.sampling import frozen_list
+from fewseg.sampling import frozen_list, video_dataset
 
 KEYS = {"data", "methods", "compare", "folds", "shots", "points", "seeds", "protocol", "n_episodes"}
 KEYS |= {"training", "pretraining", "tests"}
@@ -286,7 +286,9 @@ def plan(path: Path) -> Plan:
         training_id = f"{name}-f{fold}-s{seed}-{results.content_id(identity)}"
         complete = {"model": model, "data": data, "trainer": trainer}
         note = f"{budget['max_steps']} steps of {data.get('batch_size', 8)} episodes"
-        note += f" of {source.name}" if elsewhere else ""
+        drawn = [data["train_episodes"]] if data.get("train_episodes") else []
+        drawn += [f"augmentation {data['augmentation']}"] if elsewhere and "augmentation" in data else []
+        note += (f" of {source.name}" if elsewhere else "") + (f" ({', '.join(drawn)})" if drawn and elsewhere else "")
         if pretraining:
             before = config["pretraining"]
             images = before.get("batch_size", training.get("batch_size", 8))
@@ -431,7 +433,8 @@ def _run(one: Training, variant: _Variant, test: _Test, n_shot: int, n_points: i
     if data["dataset"] == one.config["data"]["dataset"]:
         del data["dataset"]
     options = {**one.config["data"], **data}
-    part = dataclasses.asdict(protocol.evaluation)
+    scored = protocol.evaluation
+    part = dataclasses.asdict(scored)
     part = {k: v for k, v in part.items() if k not in ("interaction", "video") or v is not None}  # as ids were before
     identity = {
         "training": one.id,
@@ -446,6 +449,7 @@ def _run(one: Training, variant: _Variant, test: _Test, n_shot: int, n_points: i
         | {k: options[k] for k in TEST_DATA & options.keys() if options[k] not in (None, False)},
         "model": {k: _content(k, v) for k, v in variant.model.items()},
         **_objects(dataset, None, protocol),
+        "videos": video_dataset(dataset).video_fingerprint(scored.split) if scored.video else None,
     }
     identity |= {k: v for k, v in further.items() if v}
     seed = one.seed if variant.seed is None else variant.seed
@@ -542,16 +546,20 @@ def _check(runs: Iterable[Run], pretrainings: Mapping[str, Training]) -> None:
     from fewseg.datamodules import FewShotDataModule
     from fewseg.models.create import build, check_arguments, class_named
     from fewseg.refinement import check_point
+    from fewseg.video_session import check_follows
 
     for run in {repr((r.training.name, r.model, {**r.data, "fold": 0})): r for r in runs}.values():
         init = {**run.training.config["model"].get("init_args", {}), **run.model}
         check_arguments(class_named(run.training.config["model"]["class_path"]), init)
         check_arguments(FewShotDataModule, run.options)
         data = FewShotDataModule(**{**run.options, "dataset": _dataset(Path("data"), run.options)})
-        if data.refine is not None:  # what a network offers only the network knows
+        if data.refine is not None or data.evaluation_part.video:  # what a network offers only the network knows
             blank = {key: None if key == "weights" else value for key, value in init.items()}
             module: Any = build(run.training.config["model"]["class_path"], blank)
-            check_point(module.network, data.refine, f"methods.{run.config}: refine", run.training.method)
+            if data.evaluation_part.video:
+                check_follows(module.network, run.training.method, f"methods.{run.config}")
+            if data.refine is not None:
+                check_point(module.network, data.refine, f"methods.{run.config}: refine", run.training.method)
     for one in {run.training.id: run.training for run in runs}.values():
         for part in filter(None, (pretrainings.get(one.pretraining or ""), one)):
             check_arguments(class_named(part.config["model"]["class_path"]), part.config["model"].get("init_args", {}))

@@ -234,7 +234,9 @@ def track(model: Any, episode: VideoEpisode, data: Any) -> Iterator[Tracked]:
         yield Tracked(frame, answer.labels, answer.seconds)
 
 
-def video_rows(episode: VideoEpisode, tracked: Tracked, part: EvaluationPart, index: int) -> list[Row]:
+def video_rows(
+    episode: VideoEpisode, tracked: Tracked, part: EvaluationPart, index: int, class_blind: bool = False
+) -> list[Row]:
     """One row per object of a frame, which share its seconds, with the counts of regions and of boundaries.
 
     Args:
@@ -242,6 +244,7 @@ def video_rows(episode: VideoEpisode, tracked: Tracked, part: EvaluationPart, in
         tracked: one of its frames.
         part: the evaluation part of the protocol.
         index: place of the episode in its list.
+        class_blind: a network that reads no support cannot tell objects apart: all its foreground counts for each.
 
     Raises:
         FewsegError: the frame has no truth, or one of another size.
@@ -256,7 +259,8 @@ def video_rows(episode: VideoEpisode, tracked: Tracked, part: EvaluationPart, in
     share = Seconds(*(value / len(targets) for value in tracked.seconds))
     scored = []
     for number, target in enumerate(targets, 1):
-        mask, spec = tracked.labels == number, dataclasses.replace(episode.spec, object_id=number)
+        mask = tracked.labels > 0 if class_blind else tracked.labels == number
+        spec = dataclasses.replace(episode.spec, object_id=number)
         row = _row(index, spec, mask, torch.from_numpy(target), part, share)
         edges = boundary_counts(mask & (target != VOID), target == POSITIVE)
         scored.append(

@@ -98,6 +98,8 @@ def checked_pair(image: Any, annotation: Any, name: str) -> tuple[Array, Array]:
 def on_canvas(annotation: Array, frame: Frame, mode: FitMode = "letterbox") -> Array:
     """An annotation map (H, W) at network size, (h, w); the pixels of a sparse one survive as points.
 
+    Of a dense one that resizing leaves without a positive pixel, the first one does.
+
     Args:
         annotation: at original size, 0 negative, 1 positive, 255 unknown.
         frame: how its image lies in the canvas.
@@ -114,7 +116,11 @@ def on_canvas(annotation: Array, frame: Frame, mode: FitMode = "letterbox") -> A
         rows, cols = np.nonzero(known)
         points = [(int(r), int(c), int(annotation[r, c])) for r, c in zip(rows, cols, strict=True)]
         return points_to_map(points, frame)
-    return fit(None, annotation, frame.network, mode)[1]
+    fitted = fit(None, annotation, frame.network, mode)[1]
+    if not (fitted == POSITIVE).any() and (annotation == POSITIVE).any():
+        row, col = np.argwhere(annotation == POSITIVE)[0]
+        fitted[frame.to_network(int(row), int(col))] = POSITIVE
+    return fitted
 
 
 def whole(values: Any, count: int) -> bool:

@@ -383,6 +383,8 @@ def _note(runs: Sequence[dict[str, Any]], seeds: dict[int, set[int]], folds_expe
         notes.append(f"partial ({found} of {folds_expected})")
     if len(set(map(frozenset, seeds.values()))) > 1:
         notes.append("partial (folds differ in seeds)")
+    if runs and all(run.get("positive_iou") == 0 for run in runs):
+        notes.append("finds nothing")
     if len({(run["fold"], run["seed"]) for run in runs}) < len(runs):
         notes.append("mixed (several runs of one fold and seed)")
     return "; ".join(notes)

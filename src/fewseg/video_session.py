@@ -38,7 +38,8 @@ class VideoAnswer(NamedTuple):
     Args:
         labels: (H, W) uint8 numbers of the objects, 0 background, at the frame's original size.
         probs: (objects, H, W) float32, the probability of each object, in the order of ``VideoSession.objects``.
-        seconds: what the answer cost beyond what was kept from earlier ones; reading the frames not included.
+        seconds: what the answer cost beyond what was kept from earlier ones, up to the fused labels; reading frames and
+            putting annotations on the canvas are not included.
     """
 
     labels: Map
@@ -111,8 +112,9 @@ _Key = tuple[tuple[int, bytes], ...]  # (frame, digest) of an object's supports:
 class VideoSession:
     """A video, segmented after annotations that may come, change and go in any frame and for any object.
 
-    What a change does not touch is kept: a frame is encoded once for all objects, the guidance of an object is made
-    anew only where its own annotations changed. Every answer is that of a new session with the same annotations.
+    What a change does not touch is kept, as long as the weights of the network stay as they are: a frame is encoded
+    once for all objects, the guidance of an object is made anew only where its own annotations changed. Every answer is
+    that of a new session with the same annotations.
 
     The supports of an object are the frames in which any pixel is known of it, in order of time. A pixel that belongs
     to one object is negative for all others, also for those that are added later, so that a frame in which only others
@@ -296,11 +298,13 @@ class VideoSession:
             if not objects:
                 shape = self.frame.original
                 return VideoAnswer(np.zeros(shape, np.uint8), np.zeros((0, *shape), np.float32), clock.seconds)
-            nowhere = torch.full(self.frame.original, -math.inf, device=self.device)
-            stacked = torch.stack([nowhere if key is None else margins[key] for key in keys])  # (objects, H, W)
-            parts = fuse(stacked - math.log(self.threshold / (1 - self.threshold)))
-            numbers = torch.tensor((0, *objects), dtype=torch.uint8, device=self.device)
-            return VideoAnswer(numbers[parts].cpu().numpy(), torch.sigmoid(stacked).cpu().numpy(), clock.seconds)
+            with clock.running("segment"):
+                nowhere = torch.full(self.frame.original, -math.inf, device=self.device)
+                stacked = torch.stack([nowhere if key is None else margins[key] for key in keys])  # (objects, H, W)
+                parts = fuse(stacked - math.log(self.threshold / (1 - self.threshold)))
+                numbers = torch.tensor((0, *objects), dtype=torch.uint8, device=self.device)
+                labels, probs = numbers[parts].cpu().numpy(), torch.sigmoid(stacked).cpu().numpy()
+            return VideoAnswer(labels, probs, clock.seconds)
 
     def segment(self, start: int = 0, stop: int | None = None, step: int = 1) -> Iterator[VideoAnswer]:
         """The answers for a range of frames, each made when it is asked for, after the annotations of that moment.
@@ -376,7 +380,7 @@ class VideoSession:
         for members in groups.values():
             with clock.running("segment"):
                 logits = self.network.segment(features, _joined([self._guided[key] for key in members]), clicks)
-            found = restore((logits[:, 1:] - logits[:, :1]).float(), self.frame)  # (n, 1, H, W)
+                found = restore((logits[:, 1:] - logits[:, :1]).float(), self.frame)  # (n, 1, H, W)
             for key, margin in zip(members, found, strict=True):
                 margins[key] = _apart(margin[0])
                 self._recent.put(("margins", frame, key), margins[key], _nbytes(margins[key]))

@@ -121,13 +121,15 @@ class Davis(VideoDataset):
     def objects(self, image_id: str) -> LabelMap:
         """(H, W) uint8 object numbers, 0 background, 255 void; an error if the mask is absent or in colours.
 
-        In a mask of 0 and 255 only, as in DAVIS 2016, 255 is the object; beside other numbers it is void. All objects
-        are number 1 if ``year`` is 2016.
+        If ``year`` is 2016 all objects are number 1, and in a mask of 0 and 255 only 255 is the object; beside other
+        numbers, and in other years, it is void.
         """
         mask = read_label(self.label_paths(image_id)[0], equal_channels=True)
+        if self.year != 2016:
+            return mask
         if np.isin(mask, (0, VOID)).all():
             return np.minimum(mask, 1)
-        return mask if self.year != 2016 else np.where(mask == VOID, VOID, np.minimum(mask, 1)).astype(np.uint8)
+        return np.where(mask == VOID, VOID, np.minimum(mask, 1)).astype(np.uint8)
 
     def image_path(self, image_id: str) -> Path:
         """``JPEGImages/<resolution>/<sequence>/<frame>.jpg``."""

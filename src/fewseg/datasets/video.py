@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +52,21 @@ class VideoDataset(ObjectDataset):
     def has_mask(self, image_id: str) -> bool:
         """Whether a frame has a mask; later frames of sequences for a challenge have none."""
         return all(path.is_file() for path in self.object_paths(image_id))
+
+    def video_fingerprint(self, split: str) -> str:
+        """SHA-256 that names the masks of all frames of a list, which a test of its videos scores.
+
+        That of ``index`` where it covers them: it reads the frames that stand for single images, which may be fewer.
+        """
+        every = [frame for sequence in self.sequences(split) for frame in self.frames(sequence)]
+        if set(every) <= set(self.ids(split)):
+            return self.index().fingerprint
+        digest = hashlib.sha256()
+        for image_id in filter(self.has_mask, every):
+            objects = self.objects(image_id)
+            digest.update(f"{image_id} {objects.shape} ".encode())
+            digest.update(np.ascontiguousarray(objects).data)
+        return digest.hexdigest()
 
     def first_mask_only(self, sequence: str) -> bool:
         """Whether the first frame of a sequence has a mask and none of the others has one, as in a challenge."""

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from fewseg.episode import NEGATIVE, POSITIVE, UNKNOWN
 
+SPARSE = 0.05  # share of known pixels under which an annotation is moved as points too
+
 
 class Warp(NamedTuple):
     """Mirrors left and right where ``flip``, then turns by ``angle`` degrees and enlarges by ``scale``, about the
@@ -66,8 +68,8 @@ def warp_images(images: Tensor, warp: Warp) -> Tensor:
 def warp_annotations(annotations: Tensor, warp: Warp) -> Tensor:
     """Warped annotation maps: the label of the nearest pixel, unknown for what comes from outside.
 
-    Where few pixels are annotated the nearest one is mostly not, and points would be lost. So annotated pixels are also
-    moved as points, into pixels that are unknown otherwise: none is lost unless it leaves the image.
+    Where few pixels are annotated the nearest one is mostly not, and points would be lost. So the pixels of a sparse
+    map are also moved as points, into pixels that are unknown otherwise: none is lost unless it leaves the image.
 
     Args:
         annotations: (n, H, W) uint8: 0 negative, 1 positive, 255 unknown.
@@ -83,7 +85,7 @@ def warp_annotations(annotations: Tensor, warp: Warp) -> Tensor:
     inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
     nearest = annotations[:, rows.clamp(0, height - 1), columns.clamp(0, width - 1)]
     warped = nearest.where(inside, UNKNOWN)
-    if (annotations == UNKNOWN).any():
+    if (annotations != UNKNOWN).double().mean() < SPARSE:
         empty = warped == UNKNOWN
         for label in (NEGATIVE, POSITIVE):  # where both come to lie on one pixel, the positive one stays
             warped[_moved(annotations == label, warp) & empty] = label

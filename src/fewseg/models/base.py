@@ -144,7 +144,7 @@ class FewShotSegmentor(pl.LightningModule):
             if batch_idx == 0:
                 next(self._track(batch))
             for tracked in self._track(batch):
-                self.rows += evaluation.video_rows(batch, tracked, part, place)
+                self.rows += evaluation.video_rows(batch, tracked, part, place, not self.network.uses_support)
             return
         self._check_shots(batch, "--data.n_shot")
         indices = [self.places.pop() for _ in range(len(batch))]

@@ -72,8 +72,9 @@ class TunedNetwork(SegmentorNetwork):
         everything = tune == "all"
         learned = [n for n, p in self.named_parameters() if p.requires_grad and not n.startswith(without or " ")]
         self.tuned = tuple(n for n in learned if everything or not n.startswith("encoder."))
-        self.tunes_encoder = self.early = everything  # what is encoded beforehand depends on what is tuned
-        if everything:
+        # what is encoded beforehand depends on what is tuned; a frozen encoder never is
+        self.tunes_encoder = self.early = any(name.startswith("encoder.") for name in self.tuned)
+        if self.tunes_encoder:
             self.cacheable = False
 
     def encode_support(self, images: Tensor | Features) -> Features:

@@ -21,7 +21,7 @@ from fewseg.episode import EpisodeBatch, Features
 from fewseg.errors import FewsegError
 from fewseg.functional.annotations import annotated
 from fewseg.functional.optimisation import tuned_change
-from fewseg.functional.warp import draw_warp, warp_annotations, warp_images
+from fewseg.functional.warp import Warp, draw_warp, warp_annotations, warp_images
 from fewseg.losses import Reduction, balanced_cross_entropy
 from fewseg.models.base import FewShotSegmentor, Optimizer, Schedule
 from fewseg.models.fine_tune import Tuned, TunedNetwork, check_tuning, detached
@@ -31,6 +31,7 @@ from fewseg.modules.vgg import refuse_encoder
 
 _MOMENTUM = 0.9  # of SGD at test time
 _DECAY = 2e-4  # likewise
+_DRAWS = 20  # of a warp that leaves both labels in sight
 _WIDTH = 16  # channels of a side output
 _SIDE_SCORES = "outputs.scores."  # they serve the training alone
 
@@ -110,9 +111,8 @@ class OSVOSNetwork(TunedNetwork):
         def loss(change: Tensor) -> Tensor:
             shots, truth = features, annotations
             if tuning.augment:
-                warp = draw_warp(generator)  # one for all shots: their order must not matter
+                warp, truth = self._keep_labels(annotations, generator)  # one for all shots: order must not matter
                 shots = Features((warp_images(features.maps[0], warp),), features.image_size)
-                truth = warp_annotations(annotations, warp)
                 if not self.tunes_encoder:
                     with torch.no_grad():
                         shots = self.encode_query(shots.maps[0])
@@ -130,6 +130,15 @@ class OSVOSNetwork(TunedNetwork):
 
         both = bool(annotated(annotations[None]).all())
         return tuned_change(self, self.tuned, loss, tuning.steps if both else 0, optimizer, tuning.accumulate)
+
+    def _keep_labels(self, annotations: Tensor, generator: torch.Generator) -> tuple[Warp, Tensor]:
+        """A warp and the annotations (K, H, W) under it; drawn again where it takes all of a label out of sight."""
+        for _ in range(_DRAWS):
+            warp = draw_warp(generator)
+            truth = warp_annotations(annotations, warp)
+            if annotated(truth[None]).all():
+                return warp, truth
+        return Warp(), annotations  # labels in corners only
 
     def score(self, features: Features) -> Tensor:
         """Logits (n, 2, H, W): half the fused logit for foreground, minus that for background."""
