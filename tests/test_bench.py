@@ -1,4 +1,4 @@
-"""The two speed benchmarks run, write their record and fail exactly where a rate is too low."""
+"""The benchmarks of speed and memory run, write their record and fail exactly where a limit is missed."""
 
 import importlib.util
 import json
@@ -114,3 +114,39 @@ def test_a_single_episode_of_a_batch():
     assert len(one) == 1
     assert torch.equal(one.query_images[0], batch.query_images[2])
     assert torch.equal(one.support_annotations[0], batch.support_annotations[2])
+
+
+def test_bench_video(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "bench.json"
+    bench = script("bench_video")
+    for name, limit in {"LARGEST_MEMORY": 0, "LARGEST_GUIDE": 1e9, "LARGEST_BOUNDARY": 0}.items():
+        monkeypatch.setattr(bench, name, limit)
+    options = ["--encoder", "tiny", "--frames", "3", "--budget-mb", "20", "--repeats", "1", "--out", str(out)]
+    assert bench.main(options) == 1
+    record, text = json.loads(out.read_text()), capsys.readouterr().out
+    assert record["missed"] == ["memory", "boundary"]
+    assert text.endswith("too much: memory, boundary\n")
+    streamed = record["stream"]
+    size = streamed["bytes_features_in_memory"] + streamed["bytes_features_in_file"]
+    assert streamed["bytes_features_in_memory"] == size / 3 > 0, "the features of one frame fit, each is kept once"
+    assert streamed["bytes_peak"] > 0
+    assert f"peak {streamed['bytes_peak'] / 1e6:.0f} MB above the model" in text
+    assert min(streamed["seconds_per_frame_encode"], streamed["seconds_guide"]) > 0
+    assert set(record["update"]) == {"encode", "guide", "segment", "update", "guide_file"}
+    ratio = record["update"]["guide"]["median"] / record["update"]["encode"]["median"]
+    assert record["guide_over_encode"] == pytest.approx(ratio)
+    assert f"{ratio:12.4f}" in text
+    assert record["update"]["update"]["minimum"] > record["update"]["guide"]["minimum"], "the whole and its part"
+    assert len(record["boundary"]["ours"]["all"]) == len(record["boundary"]["plain"]["all"]) == 5
+
+
+def test_bench_video_shows_moving_discs_over_noise():
+    discs = script("bench_video").Discs(3)
+    assert len(discs) == 3
+    frames = [discs[i] for i in (0, 1, 2)]
+    assert {frame.shape for frame in frames} == {(480, 854, 3)}
+    assert np.array_equal(frames[1], discs[1])
+    assert not np.array_equal(frames[0], frames[1])
+    for row, col, number in script("bench_video").POINTS:
+        wanted = {1: (230, 40, 40), 2: (40, 40, 230)}[number]
+        assert (tuple(frames[0][row, col]) == wanted) == ((row, col) != (20, 20)), "one point is of the background"
