@@ -262,7 +262,7 @@ def video_rows(
         mask = tracked.labels > 0 if class_blind else tracked.labels == number
         spec = dataclasses.replace(episode.spec, object_id=number)
         row = _row(index, spec, mask, torch.from_numpy(target), part, share)
-        edges = boundary_counts(mask & (target != VOID), target == POSITIVE)
+        edges = boundary_counts(mask, target == POSITIVE)
         scored.append(
             row._replace(
                 frame=tracked.frame,

@@ -31,6 +31,7 @@ from fewseg.episode import UNKNOWN, EpisodeBatch, EpisodeSpec, VideoEpisode
 from fewseg.errors import FewsegError
 from fewseg.functional.clicks import ClickSampling, append_error_clicks
 from fewseg.functional.label_maps import annotation_map, query_mask, sub_seed
+from fewseg.network import SegmentorNetwork
 from fewseg.protocols import get_protocol
 from fewseg.refinement import check_point
 from fewseg.sampling import (
@@ -52,6 +53,7 @@ from fewseg.sampling import (
 )
 from fewseg.transforms import Augmentation, FitMode
 from fewseg.transforms import draw_points as draw_map
+from fewseg.video_session import check_follows
 
 Item = TypeVar("Item")
 
@@ -147,7 +149,8 @@ class FewShotDataModule(pl.LightningDataModule):
         super().__init__()
         if not 0 <= fold < dataset.n_folds:
             wanted = f"a fold from 0 to {dataset.n_folds - 1}"
-            raise FewsegError("--data.fold", fold, wanted, f"{dataset.name} has {dataset.n_folds} folds")
+            remedy = f"{dataset.name} has {dataset.n_folds} fold{'s' * (dataset.n_folds > 1)}"
+            raise FewsegError("--data.fold", fold, wanted, remedy)
         part = get_protocol(protocol).evaluation
         least = {"n_shot": 1 if part.interaction is None else 0, "size": 8, "batch_size": 1, "eval_batch_size": 1}
         least |= {"train_shot": 0, "num_workers": 0, "train_iterations": 0, "refine_from": 1, "budget_mb": 0}
@@ -226,6 +229,10 @@ class FewShotDataModule(pl.LightningDataModule):
         if self.refine is not None and tests and self.trainer is not None:
             module: Any = self.trainer.lightning_module
             check_point(module.network, self.refine, "--data.refine", type(module).__name__)
+        if self.evaluation_part.video is not None and self.trainer is not None:
+            module = self.trainer.lightning_module
+            if isinstance(getattr(module, "network", None), SegmentorNetwork):
+                check_follows(module.network, type(module).__name__, "--model")
         if self.cache != "features" or (tests and (self.evaluation_part.robot or self.evaluation_part.video)):
             return
         assert self.trainer is not None
