@@ -1,6 +1,7 @@
 """The benchmarks of speed and memory run, write their record and fail exactly where a limit is missed."""
 
 import importlib.util
+import inspect
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from fewseg.datasets.voc import LISTS, write_label
+from fewseg.video_session import VideoSession
 
 
 def script(name):
@@ -132,12 +134,43 @@ def test_bench_video(tmp_path, capsys, monkeypatch):
     assert streamed["bytes_peak"] > 0
     assert f"peak {streamed['bytes_peak'] / 1e6:.0f} MB above the model" in text
     assert min(streamed["seconds_per_frame_encode"], streamed["seconds_guide"]) > 0
-    assert set(record["update"]) == {"encode", "guide", "segment", "update", "guide_file"}
-    ratio = record["update"]["guide"]["median"] / record["update"]["encode"]["median"]
-    assert record["guide_over_encode"] == pytest.approx(ratio)
-    assert f"{ratio:12.4f}" in text
-    assert record["update"]["update"]["minimum"] > record["update"]["guide"]["minimum"], "the whole and its part"
+    assert "3 frames, budget 20 MiB" in text
+    assert set(record["update"]) == {"encode", "guide", "update", "update_all"}
+    ratios = {name: row["median"] / record["update"]["encode"]["median"] for name, row in record["update"].items()}
+    assert record["over_encode"] == pytest.approx({name: ratios[name] for name in ("guide", "update", "update_all")})
+    lines = [line for line in text.splitlines() if line.startswith("  making the guidance")]
+    assert [f"{ratios[name]:.4f}" in line for name, line in zip(record["over_encode"], lines, strict=True)] == [
+        True
+    ] * 3
+    assert ["no limit" in line for line in lines] == [False, True, True]
+    assert ratios["update"] > ratios["guide"], "the whole and its part"
     assert len(record["boundary"]["ours"]["all"]) == len(record["boundary"]["plain"]["all"]) == 5
+
+
+def test_bench_video_updates_one_object_and_all_of_them(monkeypatch):
+    bench = script("bench_video")
+    model, calls = bench.build("tiny", torch.device("cpu")), []
+    for verb in ("encode_query", "guide", "segment"):
+        called = getattr(model.network, verb)
+        monkeypatch.setattr(
+            model.network, verb, lambda *args, verb=verb, called=called: calls.append(verb) or called(*args)
+        )
+    bench.update(model, repeats=1)  # and one to warm up
+    new = ["encode_query", "guide", "guide", "segment"]
+    assert calls == [*new, *(2 * [*new, "guide", "segment", "guide", "guide", "segment"])]
+
+
+def test_bench_video_streams_with_the_budget_of_a_session(monkeypatch, tmp_path):
+    bench, streamed = script("bench_video"), []
+
+    def stop(model, frames, budget):
+        streamed.append((frames, budget))
+        raise InterruptedError
+
+    monkeypatch.setattr(bench, "stream", stop)
+    with pytest.raises(InterruptedError):
+        bench.main(["--encoder", "tiny", "--out", str(tmp_path / "bench.json")])
+    assert streamed == [(1000, inspect.signature(VideoSession).parameters["budget"].default)]
 
 
 def test_bench_video_shows_moving_discs_over_noise():

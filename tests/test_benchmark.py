@@ -15,6 +15,7 @@ import yaml
 import fewseg
 from fewseg import benchmark, results
 from fewseg.errors import FewsegError
+from fewseg.functional.run_figures import score
 from fewseg.models.create import check_arguments, class_named
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -343,7 +344,7 @@ def test_a_run_of_the_robot_can_be_scored_again_from_its_rows(grid, tmp_path):
         assert (row["task"], row["config"], row["fold"], row["n_folds"]) == ("interactive", run.config, 1, 4)
         assert (row["n_clicks"], len(row["iou_at"]), row["n_episodes"], row["n_shot"]) == (3, 3, 2, 0)
         assert row["seconds_per_click"] > row["seconds_network_per_click"] > 0
-        again = results.score(frame, [f"c{i}" for i in range(20)], range(6, 11), n_clicks=3)
+        again = score(frame, [f"c{i}" for i in range(20)], range(6, 11), n_clicks=3)
         names = ("miou", "positive_iou", "iou_at", "noc85", "over_limit90", "seconds_at", "ci95")
         assert {name: row[name] for name in names} == {name: again[name] for name in names}
         (index,) = (tmp_path / run.id / "pictures").glob("index.json")

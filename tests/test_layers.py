@@ -10,7 +10,7 @@ LAYERS = {
     "functional": 1,
     "network": 2, "datasets": 2, "modules": 2, "losses": 2, "metrics": 2,
     "sampling": 3, "transforms": 3, "results": 3,
-    "protocols": 4, "refinement": 4, "pictures": 4,
+    "protocols": 4, "refinement": 4, "pictures": 4, "feature_store": 4, "frame_annotations": 4,
     "session": 5, "video_session": 5,
     "evaluation": 6,
     "datamodules": 7, "models": 7,
@@ -19,6 +19,7 @@ LAYERS = {
     "cli": 10,
 }  # fmt: skip
 ROOT = Path(fewseg.__file__).parent
+NAMED_TUPLES = ("_fields", "_replace", "_asdict", "_make")  # public for all their underscores
 
 
 def imports(path):
@@ -56,3 +57,46 @@ def test_the_check_sees_an_upward_import(tmp_path):
     upward = ROOT / "functional" / "geometry.py"
     assert not list(offences(upward, "functional"))
     assert list(offences(ROOT / "benchmark.py", "sampling")), "a lower room with these imports would offend"
+
+
+def private_names(path):
+    """Names with a leading underscore that a file takes from another file of the package."""
+    tree = ast.parse(path.read_text())
+    ours = set()  # local names of what it imports
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fewseg":
+            for alias in node.names:
+                ours.add(alias.asname or alias.name)
+                if alias.name.startswith("_") and not alias.name.startswith("__"):
+                    yield f"{path.name} imports {node.module}.{alias.name}"
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in ours
+            and node.attr.startswith("_")
+            and not node.attr.startswith("__")
+            and node.attr not in NAMED_TUPLES
+        ):
+            yield f"{path.name} reads {node.value.id}.{node.attr}"
+
+
+def test_no_file_takes_private_names_of_another():
+    found = [offence for path in ROOT.rglob("*.py") for offence in private_names(path)]
+    assert not found, "\n".join(found)
+
+
+def test_the_check_sees_private_names(tmp_path):
+    file = tmp_path / "new.py"
+    file.write_text(
+        "from fewseg.datasets import shapes\n"
+        "from fewseg.datasets import voc as other\n"
+        "from fewseg.errors import FewsegError, _hidden, __version__\n"
+        "shapes.render_scene(0), shapes._write_tree(1), other._read, shapes.__name__, self._own, FewsegError._hint\n"
+    )
+    assert sorted(private_names(file)) == [
+        "new.py imports fewseg.errors._hidden",
+        "new.py reads FewsegError._hint",
+        "new.py reads other._read",
+        "new.py reads shapes._write_tree",
+    ]

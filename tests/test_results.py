@@ -12,6 +12,7 @@ from fewseg import results
 from fewseg.episode import Row
 from fewseg.errors import FewsegError
 from fewseg.functional.iou import bootstrap_ious, mean_iou
+from fewseg.functional.run_figures import score
 from fewseg.results import (
     atomic,
     compare,
@@ -21,7 +22,6 @@ from fewseg.results import (
     is_done,
     leaderboard,
     read_rows,
-    score,
     summarise,
     table,
     write_json,
@@ -384,7 +384,7 @@ def test_tables_show_the_figures_of_other_tasks():
     common = {"method": "OSVOS", "config": "osvos", "dataset": "davis", "task": "video", "protocol": "davis17"}
     row = {**common, "seed": 0, "n_shot": 1, "n_points": None, "fold": 0, "j_mean": 0.5, "f_mean": 0.6}
     text = table([row])
-    assert text.splitlines()[0].split()[-4:] == ["IU", "J", "F", "s/episode"]
+    assert text.splitlines()[0].split() == ["config", "K", "P", "J", "F"]
     assert "0.500  0.600" in text
 
 

@@ -420,7 +420,7 @@ def test_validation_list_stays_in_the_tenth():
     specs = validation_list(data, CLEAN, 3, 0, None, 12).specs
     assert {s.query_id for s in specs} <= set(kept.images)
     assert {s.class_id for s in specs} <= set(data.base_classes(3))
-    with pytest.raises(FewsegError, match="lower n_shot"):
+    with pytest.raises(FewsegError, match=r"n_shot: got 40 .*, expected a class with 41; switch validation off"):
         validation_list(data, CLEAN, 3, 40, None, 4)
     with pytest.raises(FewsegError, match="hold_out_tenth"):
         validation_list(data, OSLSM, 3, 1, None, 4)

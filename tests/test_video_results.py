@@ -11,6 +11,7 @@ from fewseg.episode import Row
 from fewseg.errors import FewsegError
 from fewseg.functional.boundary import boundary_counts
 from fewseg.functional.iou import confusion_counts
+from fewseg.functional.run_figures import score
 from fewseg.results import (
     compare,
     comparison_table,
@@ -19,7 +20,6 @@ from fewseg.results import (
     in_words,
     leaderboard,
     read_rows,
-    score,
     summarise,
     table,
     write_json,
@@ -194,24 +194,49 @@ def test_a_line_of_videos(tmp_path):
     assert line.jf_ci95 == pytest.approx(figures["jf_ci95"])
     heads, (cells,) = results.cells([line])
     shown = dict(zip(heads, cells, strict=True))
-    assert list(shown)[-12:] == [
-        *("J&F", "95 % of J&F", "J", "J recall", "J decay", "F", "F recall", "F decay"),
-        *("s/video", "s/frame", "s/guide", "s/update"),
+    assert list(shown) == [
+        *("config", "K", "P", "J&F", "95 % of J&F", "J", "J recall", "J decay", "F", "F recall", "F decay"),
+        *("positive IU", "s/video", "s/frame", "s/guide", "s/update"),
     ]
+    assert list(shown.values())[:3] == ["guided", "1", "dense"]
+    assert shown["positive IU"] == f"{figures['miou']:.3f}"  # of one class
     assert shown["J&F"] == f"{figures['jf_mean']:.3f}"
     assert shown["95 % of J&F"] == "{:.3f} to {:.3f}".format(*figures["jf_ci95"])
     assert shown["s/update"] == f"{figures['seconds_per_update']:.4f}"
-    assert "s/episode" not in shown
     assert table(rows, tmp_path).splitlines()[0].split()[-4:] == ["s/video", "s/frame", "s/guide", "s/update"]
     text = " ".join((tmp_path / "summary.md").read_text().split())
     assert "The first and the last frame of a video count in seconds only" in text
-    assert "IoU@k" not in text
+    assert "over 7 or 8 it holds the truth in fewer than 90 % of cases" in text
+    assert "Videos of a run: 3." in text
+    assert "K: annotated frames" in text
+    assert not [words for words in ("IoU@k", "annotated images", "query images") if words in text]
     frame = pd.read_csv(tmp_path / "summary.csv")
     assert frame[["jf_ci95_low", "jf_ci95_high"]].to_numpy()[0].tolist() == pytest.approx(figures["jf_ci95"])
     told = in_words(figures)
-    assert told == "  J&F {jf_mean:.3f}  J {j_mean:.3f}  F {f_mean:.3f}  {seconds_per_video:.2f} s/video".format(
-        **figures
-    )
+    low, high = figures["jf_ci95"]
+    expected = "  J&F {jf_mean:.3f} [{low:.3f}, {high:.3f}]  J {j_mean:.3f}  F {f_mean:.3f}  positive IU {miou:.3f}"
+    assert told == (expected + "  {seconds_per_video:.2f} s/video").format(**figures, low=low, high=high)
+
+
+def test_columns_of_videos_say_where_lines_differ(tmp_path):
+    save(tmp_path, "guided")
+    save(tmp_path, "blind", class_blind=True, protocol="interactive-video", task="interactive_video")
+    lines = leaderboard(summarise(tmp_path), tmp_path)
+    heads, body = results.cells(lines)
+    assert heads[:6] == ["task", "config", "protocol", "K", "P", "J&F"]
+    assert [cells[:3] for cells in body] == [
+        ["interactive_video", "blind", "interactive-video"],
+        ["video", "guided", "video"],
+    ]
+    assert heads[-1] == "note"
+    assert [cells[-1] for cells in body] == ["class-blind: its foreground counts for every object", ""]
+
+
+def test_a_number_of_videos_is_told_for_every_run(tmp_path):
+    save(tmp_path, "few")
+    save(tmp_path, "many", rows=rows_of({f"v{i}": (1, 4) for i in range(5)}))
+    summarise(tmp_path)
+    assert "Videos of a run: 3 to 5." in (tmp_path / "summary.md").read_text()
 
 
 def test_several_seeds_are_averaged_and_have_an_interval_of_miou_only(tmp_path):
@@ -224,6 +249,9 @@ def test_several_seeds_are_averaged_and_have_an_interval_of_miou_only(tmp_path):
     assert line.jf_ci95 is None
     assert line.ci95[0] <= line.miou <= line.ci95[1]
     assert "95 % of J&F" not in results.cells([line])[0]
+    text = (tmp_path / "summary.md").read_text()
+    assert "positive IU | std over seeds | s/video" in text
+    assert "Std over seeds of positive IU" in text
 
 
 def test_images_and_videos_in_one_table(tmp_path):
@@ -283,8 +311,15 @@ def test_mean_j_is_compared_over_the_same_videos(tmp_path):
     assert written["better"]["j_seen"] == "above"
     assert written["better"]["j_ci95"] == pytest.approx(found["better"].j_ci95)
     text = (tmp_path / "summary.md").read_text()
-    assert "| minus base | 95 % paired interval | seen | J minus base | 95 % paired interval of J | J seen |" in text
-    assert "Differences of J" in text
+    assert (
+        "| config | K | P | J minus base | 95 % paired interval of J | J seen | positive IU | IU minus base |" in text
+    )
+    assert "mIoU" not in text.split("## Compared with base")[1]
+    compared = " ".join(text.split("## Compared with base")[1].split())
+    assert "Difference of mean J and of positive IU" in compared
+    assert "draws the same videos for both" in compared
+    assert "over 7 or 8 it holds the truth in fewer than 90 % of cases" in compared
+    assert found["better"].main == ("mean J", found["better"].j_difference, found["better"].j_ci95, "above")
     told = comparison_table(rows, tmp_path, "base")
     low, high = found["better"].j_ci95
     assert f"{found['better'].j_difference:+.3f} {low:+.3f} to {high:+.3f} above" in " ".join(told.split())

@@ -13,15 +13,17 @@ from fewseg.datasets.base import FewShotDataset, Index
 from fewseg.datasets.video import VideoDataset
 from fewseg.datasets.voc import write_label
 from fewseg.errors import FewsegError
-from fewseg.protocols import CLEAN, INTERACTIVE_VIDEO, VIDEO
+from fewseg.protocols import CLEAN, INTERACTIVE, INTERACTIVE_VIDEO, VIDEO
 from fewseg.sampling import (
     EpisodeList,
     VideoPool,
     VideoSampler,
+    check_videos,
     evaluation_list,
     frozen_list,
     objects_of,
     pair_list,
+    training_pool,
     validation_list,
     video_dataset,
     video_list,
@@ -220,6 +222,11 @@ def test_a_data_set_without_videos_is_refused():
     expected = "--data.dataset: got TinyDataset, which has no videos, expected videos; choose Davis"
     tiny = TinyDataset()
     error(expected.split(";")[0], video_dataset, tiny)
+    for protocol in (VIDEO, INTERACTIVE_VIDEO):
+        error(expected, check_videos, TinyDataset, protocol)  # of the class: nothing is made
+        check_videos(Davis, protocol)
+    check_videos(TinyDataset, CLEAN)
+    check_videos(Davis, CLEAN)
     error(expected.split(";")[0], video_pool, tiny, TRAINING, False)
     error(expected.split(";")[0], evaluation_list, tiny, VIDEO, 0, 1, None)
     error(expected.split(";")[0], validation_list, tiny, VIDEO, 0, 1, None, 4)
@@ -311,7 +318,28 @@ def test_pairs_with_points_say_nothing_about_other_objects():
 def test_too_few_frames_for_a_pair():
     videos = Videos(tens(10, length=3), train=tuple(tens(10)))
     assert all(not s.support_ids for s in pair_list(videos, VIDEO, 0, None, 5))
-    error("n_shot: got 3 with at most 3 frames of an object in the held-out", pair_list, videos, VIDEO, 3, None, 5)
+    error("train_shot: got 3 with at most 3 frames of an object in the held-out", pair_list, videos, VIDEO, 3, None, 5)
+    error("; lower train_shot, switch validation off", pair_list, videos, VIDEO, 3, None, 5)
+
+
+@pytest.mark.parametrize("protocol", [CLEAN, INTERACTIVE])
+def test_videos_do_not_train_a_protocol_for_classes(protocol):
+    videos = Videos(tens(10), train=tuple(tens(10)), val=("s00",))
+    for ask in (
+        lambda: training_pool(videos, protocol.training, 0),
+        lambda: validation_list(videos, protocol, 0, 1, None, 5),
+    ):
+        error("pool: got no class that trains: object is all that videos has, and fold 0 holds it out", ask)
+        error(
+            "; choose the protocol video or interactive-video, or train on a data set with base classes and test", ask
+        )
+
+
+def test_videos_as_single_images_have_no_class_that_others_could_show(videos):
+    expected = "; ask for n_shot 0, or choose the protocol video or interactive-video"
+    error(expected, evaluation_list, videos, INTERACTIVE, 0, 1, None)
+    error("fold: got 1, expected 0; choose 0, the only fold", evaluation_list, videos, VIDEO, 1, 1, None)
+    error("fold: got 9, expected 0 to 3; choose one of the 4 folds", evaluation_list, TinyDataset(), CLEAN, 9, 1, None)
 
 
 # ---- training

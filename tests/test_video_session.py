@@ -5,7 +5,6 @@ import gc
 import inspect
 import os
 import tempfile
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,18 +15,17 @@ from torch import Tensor
 
 import fewseg
 import fewseg.models
+import fewseg.video_session
+from fewseg import frame_annotations
 from fewseg.episode import Features
 from fewseg.errors import FewsegError
 from fewseg.network import SegmentorNetwork
-from fewseg.pictures import on_canvas
 from fewseg.session import InteractiveSession
-from fewseg.transforms import frame_of
-from fewseg.video_session import FeatureStore, VideoSession
+from fewseg.video_session import VideoSession
 
 torch.set_num_threads(1)
 
 HEIGHT, WIDTH, SIDE, LENGTH = 22, 30, 32, 6
-CPU = torch.device("cpu")
 
 
 def picture(seed, height=HEIGHT, width=WIDTH):
@@ -292,12 +290,12 @@ def test_an_update_encodes_nothing_and_guides_only_what_changed():
     assert (network.queries, len(network.guided), network.segmented) == (2, 2, [2])
     session.click(0, 20, 20, object_id=2, positive=False)  # says nothing about object 1, and nothing new about 2
     answer = session.answer(3)
-    assert (network.queries, len(network.guided)) == (2, 2)
-    assert sum(answer.seconds[1:]) == 0
+    assert (network.queries, len(network.guided), network.segmented) == (2, 2, [2])
+    assert (answer.seconds.encode, answer.seconds.guide) == (0, 0)
     session.click(3, 2, 2, object_id=2, positive=False)
     answer = session.answer(3)
     assert (network.queries, len(network.guided), network.segmented) == (2, 3, [2, 1])
-    assert answer.seconds.encode + answer.seconds.guide > 0
+    assert min(answer.seconds.encode, answer.seconds.guide, answer.seconds.segment) > 0  # features are found again
     session.click(0, 20, 20, object_id=2)  # taken from object 1: both change
     session.answer(3)
     assert (network.queries, len(network.guided), network.segmented) == (2, 5, [2, 1, 2])
@@ -317,11 +315,36 @@ def test_without_a_budget_earlier_answers_are_made_again():
     same(first, second)
 
 
-def test_the_same_question_costs_nothing_but_finding_the_answer():
+def test_the_same_question_costs_nothing_but_joining_the_answer(monkeypatch):
     session = VideoSession(built("GuidedNet"), Frames(), SIDE)
     session.annotate(0, label_map(0))
-    assert all(s > 0 for s in session.answer(2).seconds[:3])
-    assert sum(session.answer(2).seconds) == 0
+    first = session.answer(2)
+    assert all(s > 0 for s in first.seconds[:3])
+    for verb in ("encode_query", "encode_support", "guide", "segment"):
+        monkeypatch.setattr(session.network, verb, None)  # not called
+    again = session.answer(2)
+    assert (again.seconds.encode, again.seconds.guide, again.seconds.refine) == (0, 0, 0)
+    assert again.seconds.segment > 0, "the labels are made from kept margins"
+    same(again, first)
+
+
+def test_what_was_said_of_a_frame_is_replayed_once(monkeypatch):
+    replayed = []
+
+    def spy(said, size):
+        replayed.append(len(said.edits))
+        return frame_annotations.replay(said, size)
+
+    monkeypatch.setattr(fewseg.video_session, "replay", spy)
+    session = VideoSession(Holder(), Frames())
+    session.annotate(0, label_map(0, highest=5))
+    session.click(3, 1, 1, object_id=6)
+    session.answer(0), session.answer(1)
+    assert replayed == [1, 1], "two frames, whatever the objects"
+    session.click(3, 2, 2, object_id=2)
+    session.click(3, 2, 3, object_id=1)
+    session.answer(1)
+    assert replayed == [1, 1, 3], "the state in between was not asked for"
 
 
 def test_answers_are_dropped_before_they_outgrow_their_share():
@@ -541,16 +564,6 @@ def test_single_pixels_reach_a_smaller_canvas():
     )
 
 
-def test_dense_maps_are_resized_and_sparse_ones_moved():
-    frame = frame_of((64, 64), (32, 32))
-    half = np.zeros((64, 64), np.uint8)
-    half[:, 32:] = 1
-    assert (on_canvas(half, frame) == np.repeat([[0] * 16 + [1] * 16], 32, 0)).all()
-    few = np.full((64, 64), 255, np.uint8)
-    few[0, ::2] = 1
-    assert (on_canvas(few, frame) == 1).sum() == 32
-
-
 # -------------------------------------------------------------------------------------------------------- the canvas
 
 
@@ -558,6 +571,7 @@ def test_dense_maps_are_resized_and_sparse_ones_moved():
     ("original", "size", "resize", "canvas", "box"),
     [
         ((480, 854), None, None, (480, 864), (480, 854)),
+        ((480, 854), 854, None, (480, 864), (480, 854)),
         ((480, 854), 427, None, (256, 448), (252, 448)),
         ((480, 854), 427, "square", (427, 427), (427, 427)),
         ((854, 480), 320, None, (320, 192), (320, 180)),
@@ -569,6 +583,24 @@ def test_the_canvas_keeps_proportions_in_multiples_of_32(original, size, resize,
     session = VideoSession(Holder(), np.zeros((1, *original, 3), np.uint8), size, resize=resize)
     assert session.canvas == canvas
     assert session.frame.box[2:] == box
+
+
+def test_size_854_puts_480_x_854_on_the_canvas_unscaled(monkeypatch):
+    holder, frame = Holder(), picture(0, 480, 854)
+    seen = []
+    encode = holder.network.encode_query
+    monkeypatch.setattr(holder.network, "encode_query", lambda images: seen.append(images) or encode(images))
+    session = VideoSession(holder, [frame], 854)
+    labels = np.random.RandomState(1).choice([0, 1, 255], (480, 854)).astype(np.uint8)
+    session.annotate(0, labels, object_id=1)
+    session.click(0, 479, 853)
+    labels[479, 853] = 1
+    session.answer(0)
+    (images,), (given,) = seen, holder.network.guided
+    assert (tuple(images.shape), tuple(given.shape)) == ((1, 3, 480, 864), (1, 1, 480, 864))
+    assert np.array_equal(images[0, :, :, :854].permute(1, 2, 0), frame)
+    assert np.array_equal(given[0, 0, :, :854], labels)
+    assert (given[0, 0, :, 854:] == 255).all()
 
 
 def test_the_canvas_is_that_of_the_training_and_large_enough():
@@ -652,44 +684,6 @@ def opened():
     return found
 
 
-def test_the_store_keeps_what_fits_and_files_the_rest():
-    store = FeatureStore(100, CPU)
-    values = {
-        "a": torch.arange(20.0).view(1, 4, 5, 1),  # 80 bytes
-        "b": torch.arange(8, dtype=torch.bfloat16).view(1, 2, 2, 2),  # 16 bytes
-        "c": torch.randn(1, 3, 4, 5).to(memory_format=torch.channels_last),
-        "d": torch.zeros(1, 0, 3, 3),
-        "e": torch.tensor([[[[True, False, True]]]]),
-    }
-    for key, value in values.items():
-        store.put(key, Features((value, value[:, :1]) if key == "c" else (value,), (7, 9)))
-    assert store.n_memory == 99  # a, b, d and e
-    assert store.n_file == 4 * (60 + 20)
-    for key, value in values.items():
-        found = store.get(key)
-        assert found.image_size == (7, 9)
-        assert torch.equal(found.maps[0], value)
-        assert found.maps[0].dtype == value.dtype
-    assert torch.equal(store.get("c").maps[1], values["c"][:, :1])
-    assert store.get("nothing") is None
-
-
-def test_a_part_of_a_large_tensor_does_not_keep_the_rest_alive():
-    store = FeatureStore(100, CPU)
-    store.put("a", Features((torch.zeros(1000, 5)[:1],), (1, 1)))
-    assert store.get("a").maps[0].untyped_storage().nbytes() == 20
-
-
-def test_reading_the_file_leaves_no_pages_mapped():
-    store = FeatureStore(0, CPU)
-    store.put("a", Features((torch.zeros(1, 64, 100, 100),), (1, 1)))
-    held = store.get("a")
-    inode = str(os.fstat(store.file.fileno()).st_ino)
-    with Path("/proc/self/maps").open() as lines:  # address, permissions, offset, device, inode, path
-        assert inode not in [line.split()[4] for line in lines]
-    assert held.maps[0].shape == (1, 64, 100, 100)
-
-
 def full(*_arguments, **_options):
     raise OSError(28, "No space left on device")
 
@@ -708,38 +702,6 @@ def test_frames_are_encoded_again_where_nothing_can_be_written(monkeypatch):
     before = holder.network.queries
     same(session.answer(1), expected)
     assert holder.network.queries == before + 1
-
-
-class Disk:
-    """A file that takes at most 10 bytes at once, and so many in all."""
-
-    def __init__(self, room):
-        self.file, self.room = tempfile.TemporaryFile(buffering=0), room  # noqa: SIM115
-
-    def __getattr__(self, name):
-        return getattr(self.file, name)
-
-    def write(self, data):
-        if not self.room:
-            full()
-        taken = self.file.write(data[: min(10, self.room)])
-        self.room -= taken
-        return taken
-
-
-def test_a_full_disk_is_survived_with_one_warning(monkeypatch):
-    disk = Disk(40)
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_options: disk)
-    store = FeatureStore(0, CPU)
-    features = [Features((torch.randn(1, 1, 2, 3), torch.randn(1, 1, 1, 1)), (2, 2)) for _ in range(3)]  # 28 bytes each
-    store.put("a", features[0])
-    with pytest.warns(UserWarning, match="No space left on device"):
-        store.put("b", features[1])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        store.put("c", features[2])
-    assert [store.get(key) for key in "bc"] == [None, None]
-    assert all(torch.equal(*pair) for pair in zip(store.get("a").maps, features[0].maps, strict=True))
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input
@@ -796,13 +758,41 @@ def test_a_bad_edit_is_one_line_and_changes_nothing(edit, message):
         (Frames(), {"size": "256"}, "size: got 256, expected"),
         (Frames(), {"budget": -1}, "budget: got -1, expected a whole number of bytes"),
         (Frames(), {"budget": 1e9}, "budget: got 1000000000.0, expected"),
+        ({0: picture(0), 1: picture(1)}, {}, "frames: got dict, expected a sequence of images; pass a list"),
+        ("video.mp4", {}, "frames: got str, expected a sequence of images"),
+        (7, {}, "frames: got int, expected a sequence of images"),
         (Frames(), {"threshold": 1.0}, "threshold: got 1.0, expected a probability"),
-        (Frames(), {"resize": "stretch"}, "mode: got 'stretch', expected 'letterbox' or 'square'"),
+        (Frames(), {"threshold": "a"}, "threshold: got a, expected a probability between 0 and 1; leave it out"),
+        (Frames(), {"threshold": None}, "threshold: got None, expected a probability"),
+        (Frames(), {"threshold": float("nan")}, "threshold: got nan, expected a probability"),
+        (Frames(), {"resize": "foo"}, "resize: got 'foo', expected 'letterbox' or 'square'; or leave it out"),
     ],
 )
 def test_bad_options_are_one_line(frames, options, message):
     with pytest.raises(FewsegError, match=message):
         VideoSession(Holder(), frames, **options)
+
+
+@pytest.mark.parametrize("what", [None, "GuidedNet", Spy()])
+def test_what_is_no_model_is_one_line(what):
+    with pytest.raises(FewsegError) as error:
+        VideoSession(what, Frames())
+    kind = type(what).__name__
+    assert str(error.value) == f"model: got {kind}, expected a model; pass what create_model or load_model returns"
+
+
+def test_clearing_where_nothing_was_said_is_one_line():
+    session = VideoSession(Holder(), Frames())
+    with pytest.raises(FewsegError) as error:
+        session.clear(0)
+    expected = "an annotated frame, of which there is none so far; annotate it first"
+    assert str(error.value) == f"frame: got 0, which is not annotated, expected {expected}"
+    session.click(0, 1, 1)
+    session.clear(0, 1)
+    with pytest.raises(FewsegError) as error:
+        session.clear(0, 1)
+    expected = "an annotated object, of which there is none in it; annotate it first"
+    assert str(error.value) == f"object_id: got 1, of which frame 0 says nothing, expected {expected}"
 
 
 def test_a_frame_of_another_size_is_named():

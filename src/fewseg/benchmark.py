@@ -38,6 +38,7 @@ import fewseg
 from fewseg import datasets, results
 from fewseg.errors import FewsegError
 from fewseg.functional.files import find_weights
+from fewseg.functional.run_figures import score
 from fewseg.protocols import PROTOCOLS, Protocol
 from fewseg.sampling import frozen_list, video_dataset
 
@@ -695,10 +696,9 @@ def _work(one: Training, runs: list[Run], out: Path, threads: int) -> None:
         row = evaluate(run, out)
         low, high = row["ci95"]
         points = row["n_points"] or "dense"
-        line = f"{row['config']:<16} fold {row['fold']}  K {row['n_shot']}  P {points:<5}  "
-        line += f"mIoU {row['miou']:.3f} [{low:.3f}, {high:.3f}]"
-        if "seconds_per_video" not in row:
-            line += f"  {1000 * row['seconds_per_episode']:.0f} ms"
+        line = f"{row['config']:<16} fold {row['fold']}  K {row['n_shot']}  P {points:<5}"
+        if "n_videos" not in row:
+            line += f"  mIoU {row['miou']:.3f} [{low:.3f}, {high:.3f}]  {1000 * row['seconds_per_episode']:.0f} ms"
         _events.put(("line", line + results.in_words(row)))
 
 
@@ -811,9 +811,7 @@ def evaluate(run: Run, out: Path) -> Config:
         "run": run.id,
         "pretraining": one.pretraining,
         "episode_list_sha256": data.episode_list().sha256,
-        **results.score(
-            frame, data.dataset.class_names, data.scored_classes(), data.evaluation_part.runs, data.n_clicks
-        ),
+        **score(frame, data.dataset.class_names, data.scored_classes(), data.evaluation_part.runs, data.n_clicks),
         **module.figures,
         **{k: trained[k] for k in ("n_parameters", "n_trained_parameters", "seconds_train")},
         "seconds_evaluation": round(time.perf_counter() - started, 2),

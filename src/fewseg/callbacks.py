@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,10 @@ from fewseg.datamodules import FewShotDataModule
 from fewseg.episode import POSITIVE, VOID, EpisodeSpec, Row, VideoEpisode
 from fewseg.errors import FewsegError
 from fewseg.functional.draw import click_panel, film_strip, labelled, panel, shown_frames
+from fewseg.functional.run_figures import score
 from fewseg.functional.video_scores import frame_j
-from fewseg.models.base import FewShotSegmentor
-from fewseg.results import atomic, in_words, read_rows, score, write_json, write_rows, write_text
+from fewseg.models.base import GIF_FRAMES, FewShotSegmentor, Labels
+from fewseg.results import atomic, in_words, read_rows, write_json, write_rows, write_text
 
 
 def _folder(trainer: pl.Trainer) -> Path:
@@ -191,7 +191,19 @@ class Progress(pl.Callback):
         self.pending, self.last = 0, time.perf_counter()
 
 
-class WriteRows(pl.Callback):
+class _LastWord(pl.Callback):
+    """Says one line in the terminal when all is done, so below bars of progress and tables."""
+
+    told = ""
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Prints the line, where there is one."""
+        if self.told:
+            print(self.told)
+        self.told = ""
+
+
+class WriteRows(_LastWord):
     """After ``fewseg test``: ``episodes.parquet`` and ``metrics.json`` in the run's folder, a line in the terminal."""
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -206,9 +218,12 @@ class WriteRows(pl.Callback):
         figures = score(frame, names, data.scored_classes(), data.evaluation_part.runs, data.n_clicks)
         figures |= pl_module.figures
         write_json(folder / "metrics.json", {**figures, "episode_list_sha256": data.episode_list().sha256})
-        low, high = figures["ci95"]
-        told = f"mIoU {figures['miou']:.3f} [{low:.3f}, {high:.3f}]{in_words(figures)}"
-        print(f"{told} over {figures['n_episodes']} episodes: {folder}")
+        told, (low, high) = in_words(figures), figures["ci95"]
+        if "n_videos" in figures:
+            told, kind = told.strip(), "videos"
+        else:
+            told, kind = f"mIoU {figures['miou']:.3f} [{low:.3f}, {high:.3f}]{told}", "episodes"
+        self.told = f"{told} over {figures['n_episodes']} {kind}: {folder}"
 
 
 class ChannelsLast(pl.Callback):
@@ -229,7 +244,7 @@ class SaveModel(pl.Callback):
             print(f"model: {save(folder)}")
 
 
-class WritePredictions(pl.Callback):
+class WritePredictions(_LastWord):
     """After ``fewseg predict``: palette PNGs and ``predictions.csv`` in the run's folder.
 
     One PNG per query, with its class as the value; of a video one per frame, ``<sequence>/<frame>.png`` with the
@@ -279,7 +294,7 @@ class WritePredictions(pl.Callback):
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([["episode", "query", "support", *last], *lines])
         write_text(self.folder / "predictions.csv", text.getvalue())
-        print(f"{len(lines)} {'videos' if _films(data) else 'masks'}: {self.folder}")
+        self.told = f"{len(lines)} {'videos' if _films(data) else 'masks'}: {self.folder}"
 
 
 def _films(data: FewShotDataModule) -> bool:
@@ -330,7 +345,7 @@ def save_pictures(module: FewShotSegmentor, data: FewShotDataModule, rows: list[
     """The best, the median and the worst episode of a run, or strips of its first videos, with ``index.json``."""
     specs = data.episode_list().specs
     if _films(data):
-        _save_films(module, data, rows, folder)
+        _save_films(module.films, data, rows, folder)
         return
     shown = list({row.episode: row for row in rows if row.present}.values())  # of an object, the last click
     order = sorted(shown, key=lambda row: (row.tp / max(row.tp + row.fp + row.fn, 1), row.episode))
@@ -355,20 +370,20 @@ def save_pictures(module: FewShotSegmentor, data: FewShotDataModule, rows: list[
     write_json(folder / "index.json", entries)
 
 
-_FILMS = 3  # videos of a run, the same for all methods
-
-
-def _save_films(module: FewShotSegmentor, data: FewShotDataModule, rows: list[Row], folder: Path) -> None:
+def _save_films(
+    films: Mapping[int, Mapping[int, Labels]], data: FewShotDataModule, rows: list[Row], folder: Path
+) -> None:
     """Strips of the first videos, prediction and truth, of the same frames for all methods of a setting."""
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
-    for place, spec in enumerate(data.episode_list().specs[:_FILMS]):
+    for place, film in sorted(films.items()):
+        spec = data.episode_list().specs[place]
         video = data.video_of(spec)
         shown = shown_frames(len(video), sorted(video.annotations))
         images = {frame: video.frames[frame] for frame in shown}
         known = {frame: _labels_of(video.targets[frame]) for frame in shown}
         truth = {frame: labels for frame, labels in known.items() if labels is not None}
-        pred = {frame: labels for frame, labels in _labels_at(module, data, video, shown) if frame in images}
+        pred = {frame: film[frame].unpacked() for frame in shown}
         given, own = dict(video.annotations), [row for row in rows if row.episode == place]
         for kind, labels, annotated in (("film", pred, dict.fromkeys(given)), ("truth", truth, given)):
             name = f"{kind}-{place}.jpg"  # a tenth of a PNG, in a page that holds many
@@ -389,35 +404,6 @@ def _labels_of(target: np.ndarray[Any, Any] | None) -> np.ndarray[Any, Any] | No
     return labels
 
 
-def _labels_at(
-    module: FewShotSegmentor, data: FewShotDataModule, video: VideoEpisode, shown: Sequence[int]
-) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
-    """The predicted labels of some frames, and of the annotated ones; no other frame is read."""
-    kept = sorted({*shown, *video.annotations})
-    shorter = dataclasses.replace(
-        video,
-        frames=_Chosen(video.frames, kept),
-        targets=_Chosen(video.targets, kept),
-        annotations={kept.index(frame): maps for frame, maps in sorted(video.annotations.items())},
-        frame_ids=tuple(video.frame_ids[frame] for frame in kept),
-    )
-    for tracked in evaluation.track(module, shorter, data):
-        yield kept[tracked.frame], tracked.labels
-
-
-class _Chosen(Sequence[Any]):
-    """Some items of a lazy sequence."""
-
-    def __init__(self, items: Sequence[Any], kept: Sequence[int]) -> None:
-        self.items, self.kept = items, kept
-
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    def __getitem__(self, i: Any) -> Any:
-        return [self.items[at] for at in self.kept[i]] if isinstance(i, slice) else self.items[self.kept[i]]
-
-
 def _mean_j(rows: Sequence[Row], n_frames: int) -> float:
     """J of a video, mean over its objects, all of which have the same frames: without the first and the last one."""
     inner = [row for row in rows if row.frame not in (0, n_frames - 1)]
@@ -428,10 +414,10 @@ def _mean_j(rows: Sequence[Row], n_frames: int) -> float:
 class EpisodePanels(pl.Callback):
     """Logs support, query, prediction and truth of a few base-class episodes to wandb, as images with mask overlays.
 
-    After a test on videos: a few of them as GIFs, the truth above the prediction.
+    After a test on videos: the first of them as GIFs, the truth above the prediction.
 
     Args:
-        n_episodes: panels per validation, or videos per test.
+        n_episodes: panels per validation, or videos per test, of which there are 3 at most.
     """
 
     def __init__(self, n_episodes: int = 4) -> None:
@@ -465,8 +451,8 @@ class EpisodePanels(pl.Callback):
         for logger in loggers:  # without step=, which would have to keep up with the logger's own counter
             logger.experiment.log({**panels, "trainer/global_step": trainer.global_step})
 
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Logs the first videos of the test list."""
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Logs the first videos of the test list, whichever processes tested them."""
         loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
         data: FewShotDataModule = trainer.datamodule  # type: ignore[attr-defined]
         if not (loggers and trainer.is_global_zero and isinstance(pl_module, FewShotSegmentor) and _films(data)):
@@ -475,26 +461,23 @@ class EpisodePanels(pl.Callback):
 
         with tempfile.TemporaryDirectory() as folder:  # a logger keeps copies
             videos = {}
-            for i, spec in enumerate(data.episode_list().specs[: self.n_episodes]):
-                path = Path(folder) / f"{i}.gif"
-                _write_gif(path, _animate(pl_module, data, data.video_of(spec)))
+            for i, film in sorted(pl_module.films.items())[: self.n_episodes]:
+                spec, path = data.episode_list().specs[i], Path(folder) / f"{i}.gif"
+                _write_gif(path, _animate(film, data.video_of(spec)))
                 videos[f"videos/{i}"] = wandb.Video(str(path), caption=spec.query_id, format="gif")
             for logger in loggers:
                 logger.experiment.log(videos)
 
 
-_GIF_FRAMES, _GIF_HEIGHT, _GIF_MILLISECONDS = 40, 180, 100
+_GIF_HEIGHT, _GIF_MILLISECONDS = 180, 100
 
 
-def _animate(module: FewShotSegmentor, data: FewShotDataModule, video: VideoEpisode) -> Iterator[np.ndarray[Any, Any]]:
+def _animate(film: Mapping[int, Labels], video: VideoEpisode) -> Iterator[np.ndarray[Any, Any]]:
     """Evenly spread frames with overlays, truth above prediction, (2 h, w, 3) uint8 each; one in memory at a time."""
-    shown = set(shown_frames(len(video), (), _GIF_FRAMES))
-    for frame, labels in _labels_at(module, data, video, sorted(shown)):
-        if frame not in shown:
-            continue
+    for frame in shown_frames(len(video), (), GIF_FRAMES):
         image, truth = video.frames[frame], _labels_of(video.targets[frame])
         height = min(_GIF_HEIGHT, image.shape[0])
-        yield np.vstack([labelled(image, truth, height), labelled(image, labels, height)])
+        yield np.vstack([labelled(image, truth, height), labelled(image, film[frame].unpacked(), height)])
 
 
 def _write_gif(path: Path, frames: Iterator[np.ndarray[Any, Any]]) -> None:

@@ -157,6 +157,7 @@ def _lightning(argv: list[str]) -> int:
             super().parse_arguments(parser, args)
             options = self.config[self.config.subcommand]
             _check_checkpoint(options.ckpt_path, options.model.class_path)
+            _check_videos(options.data, trains=self.config.subcommand == "fit")
 
         def instantiate_classes(self) -> None:
             try:
@@ -214,6 +215,17 @@ def _root_last(argv: list[str]) -> list[str]:
         else:
             kept.append(word)
     return kept + root
+
+
+def _check_videos(options: Any, trains: bool) -> None:
+    """A data set without videos is refused where videos are asked for, before it is made and perhaps generated."""
+    import fewseg.datasets
+    from fewseg.protocols import get_protocol
+    from fewseg.sampling import check_videos
+
+    kind = getattr(fewseg.datasets, options.dataset.class_path.rpartition(".")[2], None)
+    if kind is not None and (not trains or options.train_episodes in (None, "video")):
+        check_videos(kind, get_protocol(options.protocol))
 
 
 def _check_checkpoint(path: str | None, class_path: str) -> None:

@@ -1,8 +1,8 @@
-"""What people hand in: checked images and annotations, and annotations on the network's canvas."""
+"""What people hand in: models, options, images and annotations, checked; and annotations on the network's canvas."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +10,63 @@ from PIL import Image
 
 from fewseg.episode import NEGATIVE, POSITIVE, UNKNOWN, Frame
 from fewseg.errors import FewsegError
+from fewseg.network import SegmentorNetwork
 from fewseg.transforms import FitMode, fit, points_to_map
 
 Array = npt.NDArray[np.uint8]
 Picture = Array | Image.Image
 
 SPARSE = 0.05  # share of known pixels under which an annotation is moved as points, not resized
+
+
+def checked_network(model: Any) -> SegmentorNetwork:
+    """The network of a model.
+
+    Raises:
+        FewsegError: it is no model.
+
+    >>> checked_network("PANet")
+    Traceback (most recent call last):
+    fewseg.errors.FewsegError: model: got str, expected a model; pass what create_model or load_model returns
+    """
+    network = getattr(model, "network", None)
+    if not isinstance(network, SegmentorNetwork):
+        remedy = "pass what create_model or load_model returns"
+        raise FewsegError("model", type(model).__name__, "a model", remedy)
+    return network
+
+
+def checked_threshold(value: Any) -> float:
+    """A threshold on the probability.
+
+    Raises:
+        FewsegError: it is no number between 0 and 1.
+
+    >>> checked_threshold(0.5)
+    0.5
+    """
+    if not (isinstance(value, int | float | np.floating) and 0 < value < 1):
+        raise FewsegError("threshold", value, "a probability between 0 and 1", "leave it out")
+    return float(value)
+
+
+def resize_of(model: Any, resize: Any) -> FitMode:
+    """How images come onto the canvas: as asked for, else as in the training, else in their proportions.
+
+    Args:
+        model: whose ``image_resize`` is that of the training.
+        resize: what was asked for, or None.
+
+    Raises:
+        FewsegError: it is neither ``letterbox`` nor ``square``.
+
+    >>> resize_of(None, None), resize_of(None, "square")
+    ('letterbox', 'square')
+    """
+    if resize not in (None, *get_args(FitMode)):
+        raise FewsegError("resize", repr(resize), " or ".join(map(repr, get_args(FitMode))), "or leave it out")
+    mode: FitMode = resize or getattr(model, "image_resize", None) or "letterbox"
+    return mode
 
 
 def checked_image(value: Any, name: str) -> Array:

@@ -30,10 +30,7 @@ import yaml
 from fewseg.episode import ROW_SCHEMA_VERSION, Row
 from fewseg.errors import FewsegError
 from fewseg.functional.iou import bootstrap_ious, per_class_iou, percentile_interval
-from fewseg.functional.run_figures import NOC_PERCENT, resampled, scores_of_objects
-from fewseg.functional.run_figures import click_ious as click_ious
-from fewseg.functional.run_figures import final_rows as final_rows
-from fewseg.functional.run_figures import score as score
+from fewseg.functional.run_figures import NOC_PERCENT, click_ious, final_rows, resampled, scores_of_objects
 
 _VERSION_KEY = b"fewseg_row_schema"
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
@@ -143,15 +140,23 @@ def read_rows(path: Path) -> pd.DataFrame:
 def in_words(figures: Mapping[str, Any]) -> str:
     """The figures of a run with clicks or videos for its line in the terminal; empty where it has neither.
 
+    Clicks are told behind mIoU. Of videos these are all the figures, their interval that of J&F.
+
     >>> in_words({"iou_at": [0.5, 0.75], "n_clicks": 2, "noc85": 2.0, "noc90": 2.0})
     '  IoU@1 0.500  IoU@2 0.750  NoC@85 2.00  NoC@90 2.00'
-    >>> in_words({"jf_mean": 0.75, "j_mean": 0.7, "f_mean": 0.8, "seconds_per_video": 2.5})
-    '  J&F 0.750  J 0.700  F 0.800  2.50 s/video'
+    >>> video = {"jf_mean": 0.75, "jf_ci95": [0.7, 0.8125], "j_mean": 0.7, "f_mean": 0.8, "positive_iou": 0.625}
+    >>> in_words({**video, "seconds_per_video": 2.5})
+    '  J&F 0.750 [0.700, 0.812]  J 0.700  F 0.800  positive IU 0.625  2.50 s/video'
     """
     ious = figures.get("iou_at", [])
     told = [f"  IoU@{k} {ious[k - 1]:.3f}" for k in dict.fromkeys((1, len(ious))) if ious]
     told += [f"  NoC@{percent} {figures[name]:.2f}" for percent in (85, 90) if (name := f"noc{percent}") in figures]
-    told += [f"  {FIGURES[name]} {figures[name]:.3f}" for name in ("jf_mean", "j_mean", "f_mean") if name in figures]
+    if "jf_mean" in figures:
+        heads = {name: FIGURES[name] for name in ("jf_mean", "j_mean", "f_mean")} | {"positive_iou": "positive IU"}
+        shown = {name: f"  {head} {figures[name]:.3f}" for name, head in heads.items() if name in figures}
+        if "jf_ci95" in figures:
+            shown["jf_mean"] += " [{:.3f}, {:.3f}]".format(*figures["jf_ci95"])
+        told += shown.values()
     if "seconds_per_video" in figures:
         told.append(f"  {figures['seconds_per_video']:.2f} s/video")
     return "".join(told)
@@ -290,6 +295,12 @@ def leaderboard(
     return [_line([dict(row) for row in runs], out, folds_expected) for _, runs in itertools.groupby(ordered, _order)]
 
 
+def of_videos(settings: Iterable[Line | Comparison]) -> bool:
+    """Whether all lines or comparisons are of videos, and there is one."""
+    tasks = {one.task for one in settings}
+    return bool(tasks) and tasks <= {"video", "interactive_video"}
+
+
 def _line(runs: list[dict[str, Any]], out: Path | None, folds_expected: int | None) -> Line:
     first = runs[0]
     scored = [run for run in runs if "miou" in run]
@@ -376,6 +387,9 @@ def _click_replicates(frames: Sequence[pd.DataFrame], fold: Any, n_clicks: int) 
     return np.mean([runs[fold == one].mean(axis=0) for one in np.unique(fold)], axis=0)
 
 
+_CLASS_BLIND = "class-blind: its foreground counts for every object"  # so its rows are not of one label map
+
+
 def _note(runs: Sequence[dict[str, Any]], seeds: dict[int, set[int]], folds_expected: int | None) -> str:
     notes = []
     if folds_expected and len(seeds) < folds_expected:
@@ -385,6 +399,8 @@ def _note(runs: Sequence[dict[str, Any]], seeds: dict[int, set[int]], folds_expe
         notes.append("partial (folds differ in seeds)")
     if runs and all(run.get("positive_iou") == 0 for run in runs):
         notes.append("finds nothing")
+    if any(run.get("class_blind") for run in runs):
+        notes.append(_CLASS_BLIND)
     if len({(run["fold"], run["seed"]) for run in runs}) < len(runs):
         notes.append("mixed (several runs of one fold and seed)")
     return "; ".join(notes)
@@ -469,6 +485,13 @@ class Comparison:
     note: str
     j_difference: float | None = None
     j_ci95: tuple[float, float] | None = None
+
+    @property
+    def main(self) -> tuple[str, float | None, tuple[float, float] | None, str]:
+        """What is compared first, J of videos and mIoU elsewhere: its name, its difference, ``ci95`` and ``seen``."""
+        if of_videos([self]):
+            return "mean J", self.j_difference, self.j_ci95, self.j_seen
+        return "mIoU", self.difference, self.ci95, self.seen
 
     @property
     def seen(self) -> str:
@@ -576,7 +599,8 @@ def _compare_setting(by_config: dict[str, list[dict[str, Any]]], out: Path | Non
                     j_interval = percentile_interval(
                         _average(videos[:, of_own] - videos[:, of_other], own), j_difference
                     )
-            note = "; ".join(filter(None, (note, lacking)))
+            blind = _CLASS_BLIND if any(run.get("class_blind") for run in own) else ""
+            note = "; ".join(filter(None, (note, lacking, blind)))
         first = by_config[config][0]
         place = {name: first[name] for name in _GROUP}
         found.append(
@@ -650,20 +674,56 @@ CLICKED = (
     "NoC@t: clicks until an IoU of t %, or all of them, mean over objects; over: objects that take all of them. mIoU,\n"
     "FB-IoU and positive IU are those after the last click. s/click: network, refinement and robot."
 )
+_IMAGES = (
+    "mIoU: intersection over union per class, summed over all its episodes; mean over the classes of a fold, then\n"
+    "over seeds and folds. Interval: 95 % of a bootstrap over query images. K: annotated images, P: annotated\n"
+    "pixels per label and image."
+)
+_FEW = "Over few videos it is too narrow: over 7 or 8 it holds the truth in fewer than 90 % of cases."
 VIDEO = (
     "J: intersection over union of an object in a frame. F: the same for its boundary, precision and recall within\n"
     "0.8 % of the diagonal as one number. Of each the mean over frames, recall (share of frames above 0.5) and decay\n"
     "(mean of the first quarter minus that of the last), then the mean over all objects of all videos. J&F: mean of\n"
-    "both; interval: 95 % of a bootstrap over videos. The first and the last frame of a video count in seconds only.\n"
-    "s/frame: encoding and segmenting a frame; s/guide: making the guidance, once per video; s/update: from a change\n"
-    "of annotations to the answer on one frame whose features are there. Differences of J are compared like those of\n"
-    "mIoU, over the same videos."
+    "both; interval: 95 % of a bootstrap over videos, each with all its objects, without the variation of training.\n"
+    f"{_FEW}\n"
+    "The first and the last frame of a video count in seconds only. s/frame: encoding and segmenting a frame;\n"
+    "s/guide: making the guidance, once per video; s/update: from a change of annotations to the answer on one frame\n"
+    "whose features are there."
 )
-COMPARED = (
-    "Difference of mIoU to the reference, over the folds and seeds that both have. Interval: 95 % of a bootstrap that\n"
-    "draws the same query images for both. It holds neither the variation of training nor a correction for the number\n"
-    "of comparisons."
+_VIDEO_SETTING = (
+    "Positive IU: intersection over union, summed over all objects and frames; with one class it is mIoU. K:\n"
+    "annotated frames, P: annotated pixels per label and frame, where every object and the background is a label."
 )
+_COMPARED = (
+    "Difference of {what} to the reference, over the folds and seeds that both have. Interval: 95 % of a bootstrap\n"
+    "that draws the same {drawn} for both. It holds neither the variation of training nor a correction for the\n"
+    "number of comparisons."
+)
+
+
+def explained(lines: Sequence[Line]) -> list[str]:
+    """What the figures of a leaderboard mean, in paragraphs."""
+    told = [] if of_videos(lines) else [_IMAGES]
+    if any(line.clicks for line in lines):
+        told.append(CLICKED)
+    if any("jf_mean" in line.figures for line in lines):
+        told.append(VIDEO)
+        counts = {run["n_videos"] for line in lines for run in line.runs if "n_videos" in run}
+        if counts:
+            told.append(f"Videos of a run: {' to '.join(map(str, sorted({min(counts), max(counts)})))}.")
+    if of_videos(lines):
+        told.append(_VIDEO_SETTING)
+    if any("miou_std_seeds" in line.figures for line in lines):
+        of = " of positive IU" if of_videos(lines) else ""
+        told.append(f"Std over seeds{of}: standard deviation (n - 1) of the mean over folds, as the seed varies.")
+    return told
+
+
+def compared_in_words(found: Sequence[Comparison]) -> str:
+    """What comparisons are of, and how far their intervals go."""
+    if of_videos(found):
+        return _COMPARED.format(what="mean J and of positive IU", drawn="videos") + f"\n{_FEW}"
+    return _COMPARED.format(what="mIoU", drawn="query images")
 
 
 def comparison_cells(found: Sequence[Comparison]) -> tuple[list[str], list[list[str]]]:
@@ -672,28 +732,27 @@ def comparison_cells(found: Sequence[Comparison]) -> tuple[list[str], list[list[
     notes = any(one.note for one in found)
     references = list(dict.fromkeys(one.reference for one in found))
     several = len(references) > 1
-    heads = [*wide, "config", "K", "P", "mIoU", *(["against", "difference"] if several else [f"minus {references[0]}"])]
-    videos = any(one.j_difference is not None for one in found)
-    against = "J difference" if several else f"J minus {references[0]}"
-    heads += ["95 % paired interval", "seen", *([against, "95 % paired interval of J", "J seen"] * videos)]
-    heads += ["note"] * notes
+    minus = "difference" if several else f"minus {references[0]}"
+    against = ["against"] * several
+    of_iou = [minus, "95 % paired interval", "seen"]
+    of_j = [f"J {minus}", "95 % paired interval of J", "J seen"]
+    videos, j_known = of_videos(found), any(one.j_difference is not None for one in found)
+    if videos:
+        heads = [*against, *of_j, "positive IU", f"IU {minus}", "95 % paired interval of IU", "IU seen"]
+    else:
+        heads = ["mIoU", *against, *of_iou, *(of_j * j_known)]
     body = []
     for one in found:
-        body.append(
-            [
-                *(getattr(one, name) for name in wide),
-                one.config,
-                str(one.n_shot),
-                points(one.n_points),
-                _number(one.miou),
-                *([one.reference] * several),
-                *_difference(one.difference, one.ci95),
-                one.seen,
-                *([*_difference(one.j_difference, one.j_ci95), one.j_seen] * videos),
-                *([one.note] * notes),
-            ]
-        )
-    return heads, body
+        reference = [one.reference] * several
+        of_iou = [*_difference(one.difference, one.ci95), one.seen]
+        of_j = [*_difference(one.j_difference, one.j_ci95), one.j_seen]
+        if videos:
+            values = [*reference, *of_j, _number(one.miou), *of_iou]
+        else:
+            values = [_number(one.miou), *reference, *of_iou, *(of_j * j_known)]
+        setting = [*(getattr(one, name) for name in wide), one.config, str(one.n_shot), points(one.n_points)]
+        body.append([*setting, *values, *([one.note] * notes)])
+    return [*wide, "config", "K", "P", *heads, *(["note"] * notes)], body
 
 
 def _difference(value: float | None, interval: tuple[float, float] | None) -> list[str]:
@@ -716,6 +775,8 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], out: Path | None, refere
 
 def cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     """Heads and cells of a leaderboard as text, for the terminal and for markdown; empty where nothing applies."""
+    if of_videos(lines):
+        return _video_cells(lines)
     wide = [name for name in ("dataset", "task") if len({getattr(line, name) for line in lines}) > 1]
     folds = sorted({fold for line in lines for fold in line.folds})
     extra = [name for name in FIGURES if any(name in line.figures for line in lines)]
@@ -747,6 +808,30 @@ def cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
             ]
         )
     return heads, body
+
+
+_VIDEO_FIGURES = (  # in the order of their columns
+    *("jf_mean", "jf_ci95", "j_mean", "j_recall", "j_decay", "f_mean", "f_recall", "f_decay"),
+    *("positive_iou", "miou_std_seeds"),
+    *("seconds_per_video", "seconds_per_frame", "seconds_guide_per_video", "seconds_per_update"),
+)
+
+
+def _video_cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+    """``cells`` where all lines are of videos, whose one class has one fold: mIoU is positive IU."""
+    wide = [n for n in ("dataset", "task", "protocol") if len({getattr(line, n) for line in lines}) > 1]
+    names = {**FIGURES, "positive_iou": "positive IU", "jf_ci95": "95 % of J&F"}
+    known = {name for line in lines for name in line.figures} | {"jf_ci95" for line in lines if line.jf_ci95}
+    shown, notes = [name for name in _VIDEO_FIGURES if name in known], any(line.note for line in lines)
+    wide.insert(wide.index("protocol") if "protocol" in wide else len(wide), "config")
+    body = []
+    for line in lines:
+        figures = {name: figure_text(name, line.figures.get(name)) for name in shown}
+        if "jf_ci95" in figures:
+            figures["jf_ci95"] = _range(line.jf_ci95)
+        setting = [*(getattr(line, name) for name in wide), str(line.n_shot), points(line.n_points)]
+        body.append([*setting, *figures.values(), *([line.note] * notes)])
+    return [*wide, "K", "P", *(names[name] for name in shown), *(["note"] * notes)], body
 
 
 def points(n_points: int | None) -> str:
@@ -857,24 +942,15 @@ def summarise(out: Path, folds_expected: int | None = None) -> list[dict[str, An
     write_json(out / "summary.json", rows)
     write_text(out / "summary.csv", _csv(rows))
     lines = leaderboard(rows, out, folds_expected)
-    explained = (
-        "mIoU: intersection over union per class, summed over all its episodes; mean over the classes of a fold, then\n"
-        "over seeds and folds. Interval: 95 % of a bootstrap over query images. K: annotated images, P: annotated\n"
-        "pixels per label and image."
-    )
-    if any(line.clicks for line in lines):
-        explained += f"\n\n{CLICKED}"
-    if any("jf_mean" in line.figures for line in lines):
-        explained += f"\n\n{VIDEO}"
-    if any("miou_std_seeds" in line.figures for line in lines):
-        explained += "\n\nStd over seeds: standard deviation (n - 1) of the mean over folds, as the seed varies."
     trained = "".join(f"\n\nTraining: {note}." for note in training_notes(rows))
-    body = f"{markdown(*cells(lines))}\n\n{explained}{trained}" if lines else "No finished run."
+    told = "\n\n".join(explained(lines))
+    body = f"{markdown(*cells(lines))}\n\n{told}{trained}" if lines else "No finished run."
     reference = reference_of(out)
     compared = comparisons(rows, out, reference)
     if compared:
         references = ", ".join(dict.fromkeys(one.reference for one in compared))
-        body += f"\n\n## Compared with {references}\n\n{markdown(*comparison_cells(compared))}\n\n{COMPARED}"
+        body += f"\n\n## Compared with {references}\n\n{markdown(*comparison_cells(compared))}"
+        body += f"\n\n{compared_in_words(compared)}"
     if not compared:
         (out / "comparisons.json").unlink(missing_ok=True)  # of an earlier version of the benchmark
     else:

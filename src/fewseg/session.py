@@ -20,7 +20,17 @@ from fewseg.functional.geometry import restore
 from fewseg.functional.timing import Seconds, now
 from fewseg.functional.zoom import clicks_in, merge_mirrored, mirrored_clicks, next_region, paste
 from fewseg.network import SegmentorNetwork
-from fewseg.pictures import Picture, checked_annotation, checked_image, checked_pair, on_canvas, whole
+from fewseg.pictures import (
+    Picture,
+    checked_annotation,
+    checked_image,
+    checked_network,
+    checked_pair,
+    checked_threshold,
+    on_canvas,
+    resize_of,
+    whole,
+)
 from fewseg.refinement import Refinement, check_point, refine
 from fewseg.transforms import FitMode, channels_first, fit
 
@@ -53,11 +63,12 @@ def segment_image(
     """
     if not supports:
         raise FewsegError("supports", "none", "at least one (image, annotation) pair", "annotate an image")
-    limit = model.network.max_shot
+    network = checked_network(model)
+    limit = network.max_shot
     if limit is not None and len(supports) > limit:
         expected = f"at most {limit} for {type(model).__name__}"
         raise FewsegError("supports", f"{len(supports)} pairs", expected, "pass fewer")
-    if model.network.uses_clicks and not model.network.uses_support:
+    if network.uses_clicks and not network.uses_support:
         warnings.warn(f"{type(model).__name__} reads clicks and no examples: use InteractiveSession", stacklevel=2)
     session = InteractiveSession(model, checked_image(query, "query"), size)
     pairs = [checked_pair(image, annotation, f"supports[{n}]") for n, (image, annotation) in enumerate(supports)]
@@ -167,25 +178,24 @@ class InteractiveSession:
         threshold: float = 0.5,
         resize: FitMode | None = None,
     ) -> None:
-        self.network: SegmentorNetwork = model.network
+        self.network = checked_network(model)
         self.name = type(model).__name__
         self.image = checked_image(image, "image")
         sides = (size, size) if isinstance(size, int) else size
         if sides is not None and not (whole(sides, 2) and min(sides) >= 1):
             raise FewsegError("size", size, "a side of at least 1 pixel, (h, w) or None", "leave it out")
-        if not 0 < threshold < 1:
-            raise FewsegError("threshold", threshold, "a probability between 0 and 1", "leave it out")
         longer = getattr(model, "image_size", None) or max(self.image.shape[:2])
         height, width = sides or (longer, longer)
         self.canvas = (max(height, self.network.min_size), max(width, self.network.min_size))
-        self.mode: FitMode = resize or getattr(model, "image_resize", None) or "letterbox"
+        self.mode = resize_of(model, resize)
         if refinement is not None and not isinstance(refinement, Refinement):
             raise FewsegError(
                 "refinement", repr(refinement), "a Refinement or None", f"pass Refinement({refinement!r})"
             )
         if refinement is not None:
             check_point(self.network, refinement.point, name=self.name)
-        self.refinement, self.zoom_in, self.flip, self.threshold = refinement, zoom_in, flip, threshold
+        self.refinement, self.zoom_in, self.flip = refinement, zoom_in, flip
+        self.threshold = checked_threshold(threshold)
         self.device = next(iter(self.network.parameters()), torch.zeros(0)).device
         self._history = [_State()]
         self._views: dict[Box | None, _View] = {}

@@ -67,6 +67,17 @@ def test_davis_2017_numbers_its_objects(tree):
     assert dataset.object_index()["goat/00000"] == {1: (1, 8), 2: (1, 3)}
 
 
+def test_in_davis_2017_255_is_void_even_where_nothing_else_is(tree):
+    (tree / "ImageSets/2017").mkdir()
+    (tree / "ImageSets/2017/val.txt").write_text("goat\n")
+    several, one = Davis(str(tree), year=2017), Davis(str(tree), year=2016)
+    row = [255, 255, 0, 0, 0, 0, 0, 0]
+    assert several.objects("goat/00000").tolist() == [row] + [[0] * 8] * 5
+    assert several.label("goat/00000").tolist() == [row] + [[0] * 8] * 5
+    assert several.object_index()["goat/00000"] == {}
+    assert one.objects("goat/00000").max() == 1
+
+
 def test_a_grey_mask_in_three_channels_is_read_and_colours_are_not(tree):
     path = tree / "Annotations/480p/goat/00000.png"
     grey = np.zeros((6, 8, 3), np.uint8)
@@ -167,6 +178,40 @@ def test_a_challenge_has_the_first_mask_only(tree):
         dataset.objects("goat/00003")
     note = "goat: masks of the first frame only, so it cannot be scored"
     assert dataset.check_sequence("goat") == (5, (6, 8), 1, (1,), (note,))
+
+
+def test_what_is_to_be_scored_has_all_masks(tree):
+    dataset = Davis(str(tree))
+    masks = [tree / f"Annotations/480p/goat/{i:05d}.png" for i in range(5)]
+    for path in masks:
+        path.write_bytes(b"")  # only their presence is asked for
+    dataset.check_truth("goat")
+    masks[4].unlink()
+    with pytest.raises(FewsegError, match=r"davis goat: got 1 of 5 frames without mask, the first of them goat/00004,"):
+        dataset.check_truth("goat")
+    for path in masks[1:4]:
+        path.unlink()
+    with pytest.raises(FewsegError, match=r"4 of 5 frames .* goat/00001, .*; answer it with `fewseg predict`"):
+        dataset.check_truth("goat")
+    dataset.check_truth("ant")
+
+
+def test_the_content_of_a_test_covers_masks_that_stand_for_no_image(tree):
+    few, all_frames = Davis(str(tree), every=2), Davis(str(tree), every=1)
+    assert all_frames.video_fingerprint("val") == all_frames.index().fingerprint
+    before = few.video_fingerprint("val"), few.index().fingerprint, all_frames.video_fingerprint("val")
+    assert before[0] == Davis(str(tree), every=3).video_fingerprint("val")  # of all frames, whatever stands for images
+    mask = np.zeros((6, 8), np.uint8)
+    mask[2, 3] = 255
+    assert "goat/00003" not in few.ids("val")
+    write_label(tree / "Annotations/480p/goat/00003.png", mask)
+    few, all_frames = Davis(str(tree), every=2), Davis(str(tree), every=1)
+    after = few.video_fingerprint("val")
+    assert after != before[0]
+    assert few.index().fingerprint == before[1]
+    assert all_frames.video_fingerprint("val") != before[2]
+    (tree / "ImageSets/2016/val.txt").write_text("goat\n")
+    assert Davis(str(tree), every=2).video_fingerprint("val") != after
 
 
 def test_frames_and_masks_of_another_size_are_named(tree):

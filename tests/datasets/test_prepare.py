@@ -13,8 +13,7 @@ import pytest
 import scipy.io
 
 from fewseg.datasets import Davis, Pascal5i
-from fewseg.datasets import prepare as prepare_module
-from fewseg.datasets.prepare import RECORD, Archive, check, download, prepare, read_sbd
+from fewseg.datasets.prepare import RECORD, Archive, archives, check, download, generated, pascal, prepare, read_sbd
 from fewseg.datasets.voc import read_label, write_label
 from fewseg.errors import FewsegError
 
@@ -24,8 +23,8 @@ def no_network(tmp_path, monkeypatch):
     monkeypatch.setenv("FEWSEG_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("FEWSEG_DATA", raising=False)
     for name in ("VOC", "SBD"):
-        archive = getattr(prepare_module, name)
-        monkeypatch.setattr(prepare_module, name, archive._replace(url="http://127.0.0.1:9/" + archive.file))
+        archive = getattr(pascal, name)
+        monkeypatch.setattr(pascal, name, archive._replace(url="http://127.0.0.1:9/" + archive.file))
 
 
 @pytest.fixture
@@ -198,7 +197,7 @@ def test_archives_are_verified_ever_after(voc_tar, sbd_tgz, tmp_path):
 
 
 def test_a_wrong_published_checksum_stops_before_unpacking(voc_tar, tmp_path):
-    named = voc_tar.rename(tmp_path / prepare_module.VOC.file)
+    named = voc_tar.rename(tmp_path / pascal.VOC.file)
     with pytest.raises(FewsegError, match="MD5"):
         prepare("pascal5i", tmp_path / "out", [named])
     assert not (tmp_path / "out").exists()
@@ -266,7 +265,7 @@ def test_a_malicious_zip_is_refused_whole(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["tgz", "zip"])
 def test_a_bomb_is_refused(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(prepare_module, "ALLOWANCE", 1 << 16)
+    monkeypatch.setattr(archives, "ALLOWANCE", 1 << 16)
     path, content = tmp_path / f"bomb.{kind}", bytes(4 << 20)
     if kind == "tgz":
         info = tarfile.TarInfo("x/JPEGImages/a.jpg")
@@ -415,22 +414,22 @@ def test_a_server_without_the_file_or_no_server_at_all(archive, tmp_path):
 def test_without_archives_what_is_not_on_disk_is_downloaded(server, voc_tar, sbd_tgz, tmp_path, monkeypatch):
     for name, path in (("VOC", voc_tar), ("SBD", sbd_tgz)):
         data = path.read_bytes()
-        file = getattr(prepare_module, name).file
+        file = getattr(pascal, name).file
         Server.files[file] = data
-        monkeypatch.setattr(prepare_module, name, Archive(file, server + file, hashlib.md5(data).hexdigest()))
+        monkeypatch.setattr(pascal, name, Archive(file, server + file, hashlib.md5(data).hexdigest()))
     root = tmp_path / "out"
     root.mkdir()
-    (root / prepare_module.VOC.file).write_bytes(voc_tar.read_bytes())  # on disk already
+    (root / pascal.VOC.file).write_bytes(voc_tar.read_bytes())  # on disk already
     lines = prepare("pascal5i", root)
     assert "trainaug: 3 images" in lines
     assert len(Server.ranges) == 1
-    assert (root / prepare_module.SBD.file).is_file()
+    assert (root / pascal.SBD.file).is_file()
 
 
 def test_shapes(tmp_path, monkeypatch):
-    real = prepare_module.Shapes5i
+    real = generated.Shapes5i
     monkeypatch.setattr(
-        prepare_module, "Shapes5i", lambda root=None, n_train=8, n_val=4, seed=0: real(root, n_train, n_val, seed)
+        generated, "Shapes5i", lambda root=None, n_train=8, n_val=4, seed=0: real(root, n_train, n_val, seed)
     )
     with pytest.raises(FewsegError, match="fewseg data prepare shapes"):
         check("shapes", tmp_path / "shapes")
@@ -447,9 +446,9 @@ def test_labels_of_converted_masks_have_vocs_palette(voc_tar, sbd_tgz, tmp_path)
 
 
 def test_shapes_video(tmp_path, monkeypatch):
-    real = prepare_module.ShapesVideo
+    real = generated.ShapesVideo
     monkeypatch.setattr(
-        prepare_module,
+        generated,
         "ShapesVideo",
         lambda root=None, n_train=2, n_val=1, n_frames=3, seed=0: real(root, n_train, n_val, n_frames, seed),
     )

@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from fewseg.datasets import Shapes5i, shapes
-from fewseg.datasets.shapes import CLASS_NAMES, SHAPES, TEXTURES, Scene, render_scene
+from fewseg.datasets import Shapes5i, generated, shapes
+from fewseg.datasets.drawing import SHAPES, TEXTURES
+from fewseg.datasets.shapes import CLASS_NAMES, Scene, render_scene
 from fewseg.errors import FewsegError
 
 LABELS_OF_8_SCENES = "45ed2df34d79a0d9aa1f3406c99122251864c0e5fd9292ae417c8d61f658427d"
@@ -47,9 +48,9 @@ def test_class_5f_plus_s_has_shape_s_and_texture_s_plus_f():
 
 def test_what_is_drawn_is_the_class(monkeypatch):
     drawn = []
-    polygon, texture = shapes._unit_polygon, shapes._texture
-    monkeypatch.setattr(shapes, "_unit_polygon", lambda s: drawn.append([s, None]) or polygon(s))
-    monkeypatch.setattr(shapes, "_texture", lambda t, u, v: drawn[-1].__setitem__(1, t) or texture(t, u, v))
+    polygon, texture = shapes.unit_polygon, shapes.draw_texture
+    monkeypatch.setattr(shapes, "unit_polygon", lambda s: drawn.append([s, None]) or polygon(s))
+    monkeypatch.setattr(shapes, "draw_texture", lambda t, u, v: drawn[-1].__setitem__(1, t) or texture(t, u, v))
     scene = render_scene(11)
     kept = [(s, t) for s, t in drawn if t is not None]  # a refused object is given no texture
     for number, (shape, texture_id) in enumerate(kept, start=1):
@@ -60,9 +61,9 @@ def test_what_is_drawn_is_the_class(monkeypatch):
 
 def test_every_object_stays_half_visible_and_every_scene_has_a_distractor(monkeypatch):
     drawn, kept = [], []
-    inside, texture = shapes._inside, shapes._texture
-    monkeypatch.setattr(shapes, "_inside", lambda *a: drawn.append(inside(*a)) or drawn[-1])
-    monkeypatch.setattr(shapes, "_texture", lambda *a: kept.append(drawn[-1]) or texture(*a))
+    inside, texture = shapes.inside_polygon, shapes.draw_texture
+    monkeypatch.setattr(shapes, "inside_polygon", lambda *a: drawn.append(inside(*a)) or drawn[-1])
+    monkeypatch.setattr(shapes, "draw_texture", lambda *a: kept.append(drawn[-1]) or texture(*a))
     for seed in range(40):
         kept.clear()
         scene: Scene = render_scene(seed)
@@ -95,12 +96,35 @@ def test_the_seed_chooses_other_scenes():
 def test_a_second_interpreter_draws_the_same_tree(tmp_path, monkeypatch):
     one = Shapes5i(str(tmp_path / "one"), n_train=5, n_val=4)
     monkeypatch.setattr(shapes, "SECOND_PROCESS_FROM", 5)
-    monkeypatch.setattr(shapes.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(generated.os, "cpu_count", lambda: 2)
     two = Shapes5i(str(tmp_path / "two"), n_train=5, n_val=4)
     assert one.index().fingerprint == two.index().fingerprint
-    monkeypatch.setattr(shapes.sys, "executable", "/bin/false")
+    monkeypatch.setattr(generated.sys, "executable", "/bin/false")
     three = Shapes5i(str(tmp_path / "three"), n_train=5, n_val=4)
     assert one.index().fingerprint == three.index().fingerprint
+
+
+def test_the_progress_bar_counts_all_that_two_interpreters_draw(tmp_path, monkeypatch):
+    bars = []
+
+    class Bar:
+        def __init__(self, **options):
+            bars.append((options, []))
+            self.update = bars[-1][1].append
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr(generated, "tqdm", Bar)
+    monkeypatch.setattr(shapes, "SECOND_PROCESS_FROM", 5)
+    monkeypatch.setattr(generated.os, "cpu_count", lambda: 2)
+    Shapes5i(str(tmp_path / "tree"), n_train=5, n_val=4)
+    ((options, done),) = bars
+    assert (options["desc"], options["unit"], options["total"]) == ("drawing Shapes-5i", "scene", 9)
+    assert done == [2, 2, 2, 2, 1]
 
 
 def _make(root, n_train):

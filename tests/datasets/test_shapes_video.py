@@ -4,8 +4,8 @@ import itertools
 import numpy as np
 import pytest
 
-from fewseg.datasets import ShapesVideo, shapes, shapes_video
-from fewseg.datasets.shapes import SHAPES, TEXTURES
+from fewseg.datasets import Shapes5i, ShapesVideo, generated, shapes_video
+from fewseg.datasets.drawing import SHAPES, TEXTURES
 from fewseg.datasets.shapes_video import render_clip
 from fewseg.errors import FewsegError
 
@@ -165,15 +165,15 @@ def test_the_seed_chooses_other_clips():
 def test_a_second_interpreter_draws_the_same_tree(tmp_path, monkeypatch):
     one = ShapesVideo(str(tmp_path / "one"), n_train=2, n_val=2, n_frames=3)
     monkeypatch.setattr(shapes_video, "SECOND_PROCESS_FROM", 2)
-    monkeypatch.setattr(shapes.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(generated.os, "cpu_count", lambda: 2)
     two = ShapesVideo(str(tmp_path / "two"), n_train=2, n_val=2, n_frames=3)
     assert one.object_fingerprint() == two.object_fingerprint()
 
 
 def test_without_a_second_interpreter_the_first_one_draws_all(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes_video, "SECOND_PROCESS_FROM", 2)
-    monkeypatch.setattr(shapes.os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(shapes.sys, "executable", "/bin/false")
+    monkeypatch.setattr(generated.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(generated.sys, "executable", "/bin/false")
     (tmp_path / "tree").mkdir()  # an empty folder is fine
     dataset = ShapesVideo(str(tmp_path / "tree"), n_train=2, n_val=2, n_frames=3)
     assert [dataset.check_sequence(name).frames for name in dataset.sequences()] == [3] * 4
@@ -184,13 +184,22 @@ def test_without_a_second_interpreter_the_first_one_draws_all(tmp_path, monkeypa
     assert np.array_equal(dataset.objects("0001/00002"), before)
 
 
+def test_the_progress_bar_counts_videos(tmp_path, monkeypatch):
+    seen, bar = [], generated.tqdm
+    monkeypatch.setattr(generated, "tqdm", lambda **options: seen.append(options) or bar(**options))
+    ShapesVideo(str(tmp_path / "tree"), n_train=1, n_val=1, n_frames=3)
+    assert [(options["desc"], options["unit"], options["total"]) for options in seen] == [
+        ("drawing Shapes-video", "video", 2)
+    ]
+
+
 def test_other_content_at_the_root_is_an_error(tmp_path):
     ShapesVideo(str(tmp_path / "tree"), n_train=1, n_val=1, n_frames=3)
     for other in ({"n_train": 2}, {"n_frames": 4}, {"seed": 1}):
         with pytest.raises(FewsegError, match=r"--data.dataset.root: got .*tree, which holds \{'n_train': 1,"):
             ShapesVideo(str(tmp_path / "tree"), **{"n_train": 1, "n_val": 1, "n_frames": 3, **other})
     with pytest.raises(FewsegError, match=r"--data.dataset.root: got .*which holds other files"):
-        shapes.Shapes5i(str(tmp_path / "tree"), 1, 1)
+        Shapes5i(str(tmp_path / "tree"), 1, 1)
     (tmp_path / "tree/shapes-video.json").write_text("{")
     with pytest.raises(FewsegError, match=r"shapes-video.json: got a broken file"):
         ShapesVideo(str(tmp_path / "tree"), n_train=1, n_val=1, n_frames=3)

@@ -172,6 +172,55 @@ def test_one_update_is_the_mean_gradient_of_its_passes(monkeypatch):
     torch.testing.assert_close(change, -0.5 * torch.cat([e.flatten() for e in expected]).detach())
 
 
+class Rated(OSVOSNetwork):
+    """Rates as different as the paper's, for a small network."""
+
+    def factor(self, name):
+        return 0.25 if name.startswith("outputs.fusion") else 2.0 if name.endswith("bias") else 1.0
+
+
+def test_two_updates_have_momentum_decay_and_each_parameter_its_rate():
+    torch.manual_seed(0)
+    encoder = Encoder("tiny", taps=(0, 1, 2))
+    net = Rated(encoder, SideOutputs(encoder.out_channels, 4), Tuning(2, 0.5, augment=False)).double().eval()
+    supports, annotations, _ = episode(shots=2)
+    with torch.inference_mode():
+        change = net.guide(net.encode_support(supports), annotations).change[0]
+    tuned = {name: p for name, p in net.named_parameters() if not name.startswith("outputs.scores")}
+    start = [p.detach().clone() for p in tuned.values()]
+    velocities = [torch.zeros_like(p) for p in tuned.values()]
+    images = Features((net.encoder.normalize(supports[0]),), (24, 24))
+    for _ in range(2):
+        loss = balanced_cross_entropy(net.score(images).diff(dim=1).reshape(1, -1), annotations.reshape(1, -1))
+        gradients = torch.autograd.grad(loss, list(tuned.values()))
+        with torch.no_grad():
+            for (name, p), v, g in zip(tuned.items(), velocities, gradients, strict=True):
+                v.mul_(0.9).add_(g + 2e-4 * p)
+                p -= 0.5 * net.factor(name) * v
+    moved = [p - before for p, before in zip(tuned.values(), start, strict=True)]
+    torch.testing.assert_close(change, torch.cat([m.flatten() for m in moved]).detach())
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_warp_that_takes_all_of_a_label_out_of_sight_is_drawn_again(monkeypatch, lost):
+    supports, annotations, _ = episode(shots=1)
+    annotations[:] = 1 - lost
+    annotations[..., :3, :3] = lost  # an image enlarged threefold shows its middle
+
+    def change(*warps):
+        rest = iter(warps)
+        monkeypatch.setattr(osvos, "draw_warp", lambda generator: next(rest))
+        net = network(steps=1)
+        found = net.guide(net.encode_support(supports), annotations).change
+        assert not list(rest)
+        return found
+
+    enlarged, flipped = Warp(scale=3.0), Warp(flip=True)
+    assert torch.equal(change(enlarged, enlarged, flipped), change(flipped))
+    assert not torch.equal(change(flipped), change(Warp()))
+    assert torch.equal(change(*[enlarged] * 20), change(Warp()))  # what every warp loses is seen as it is
+
+
 def test_the_paper_tunes_with_the_factors_of_its_rates(monkeypatch):
     seen = {}
 
@@ -232,6 +281,23 @@ def test_what_is_kept_follows_from_what_is_tuned():
     }
     assert not any(name.startswith("outputs.scores") for name in network().tuned)
     assert {name.split(".")[0] for name in network(tune="head").tuned} == {"outputs"}
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_frozen_encoder_is_not_tuned_and_its_features_can_be_kept(augment):
+    frozen = OSVOS(width=4, freeze_encoder=True, tune="all", augment=augment, steps=1).network
+    head = OSVOS(width=4, tune="head", augment=augment).network
+    for flag in ("early", "cacheable", "shared_encoder", "tunes_encoder", "tuned"):
+        assert getattr(frozen, flag) == getattr(head, flag), flag
+    assert frozen.cacheable
+    assert not OSVOS(width=4, tune="all", augment=augment).network.cacheable
+    supports, annotations, images = episode(shots=1)
+    frozen.eval()
+    kept = frozen.encode_query(images)
+    torch.testing.assert_close(kept.maps, frozen.encoder(images).maps)  # features, not images
+    guidance = frozen.guide(frozen.encode_support(supports), annotations)
+    assert guidance.change.any()
+    assert frozen.segment(kept, guidance).shape == (1, 2, 24, 24)
 
 
 @pytest.mark.parametrize("label", [0, 1, 255])

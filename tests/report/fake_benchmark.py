@@ -10,7 +10,8 @@ import numpy as np
 
 from fewseg.episode import Row
 from fewseg.functional.draw import film_strip, shown_frames
-from fewseg.results import content_id, finish_run, read_rows, score, write_rows, write_text
+from fewseg.functional.run_figures import score
+from fewseg.results import content_id, finish_run, read_rows, write_rows, write_text
 
 CLASSES = tuple(f"class{i}" for i in range(1, 21))
 QUALITY = {"guided": 0.55, "panet": 0.48, "fgbg": 0.3}

@@ -20,7 +20,7 @@ from fewseg.report.figures import (
     positive_against_points,
     styles,
 )
-from fewseg.results import Comparison, collect, leaderboard, write_json, write_text
+from fewseg.results import Comparison, collect, comparisons, leaderboard, write_json, write_text
 
 
 class Page(HTMLParser):
@@ -352,6 +352,8 @@ def test_a_report_on_videos(videos):
         assert sorted(found.column(name)) == sorted(f"{line.figures[key]:.3f}" for line in lines)
     assert found.column("J&F")[:4] == sorted(found.column("J&F")[:4], reverse=True)
     assert "The first and the last frame of a video count" in found.text
+    assert "Videos of a run: 5." in found.text
+    assert "annotated images" not in found.text
     dense = [line for line in lines if line.n_points is None]
     best = max(dense, key=lambda line: line.figures["jf_mean"])
     costs = f"It takes {best.figures['seconds_per_video']:.3g} s per video"
@@ -362,6 +364,34 @@ def test_a_report_on_videos(videos):
     assert "Videos: accuracy against annotation" not in found.text
     assert "Best, median and worst" not in found.text
     assert (videos / "report.html").stat().st_size < 10e6
+
+
+def test_videos_are_compared_by_mean_j(videos):
+    blind = fake_video(videos, "fgbg", 1, None, class_blind=True)
+    runs = [path.parent.name for path in videos.glob("*/metrics.json")]
+    write_json(videos / "plan.json", {"n_folds": 1, "runs": runs, "compare": {"reference": "osvos"}})
+    found = page(videos)
+    rows = collect(videos)
+    compared = comparisons(rows, videos, "osvos")
+    start = next(i for i, row in enumerate(found.rows) if "J minus osvos" in row)
+    heads, body = found.rows[start], found.rows[start + 1 :]
+    assert heads[:8] == [
+        *("config", "K", "P", "J minus osvos", "95 % paired interval of J", "J seen"),
+        *("positive IU", "IU minus osvos"),
+    ]
+    assert [row[3] for row in body] == [f"{one.j_difference:+.3f}" for one in compared]
+    assert "Difference of mean J and of positive IU" in found.text
+    assert "mIoU minus" not in found.text
+    (one,) = (one for one in compared if one.config == "fgbg")
+    assert one.note == "class-blind: its foreground counts for every object"
+    assert f"Read with care: {one.note} (fgbg)." in found.text
+    assert json.loads((blind / "metrics.json").read_text())["class_blind"] is True
+    (_, figure), *_ = forest([one], styles(["fgbg", "osvos"]))
+    assert figure.layout.xaxis.title.text == "mean J minus that of osvos"
+    assert list(figure.data[0].x) == [one.j_difference]
+    low, high = one.j_ci95
+    assert figure.data[0].error_x.array == pytest.approx((high - one.j_difference,))
+    assert figure.data[0].error_x.arrayminus == pytest.approx((one.j_difference - low,))
 
 
 def test_accuracy_against_time_joins_what_one_training_gives(videos):

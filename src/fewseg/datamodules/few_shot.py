@@ -317,15 +317,19 @@ class FewShotDataModule(pl.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[Any]:
         """The protocol's frozen list for the fold, K and P: batches of episodes, or one video after the other."""
+        if self.evaluation_part.video is not None:
+            dataset = video_dataset(self.dataset)
+            for spec in self.episode_list().specs:
+                dataset.check_truth(spec.query_id)
+        return self.predict_dataloader()
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The queries of the test list; videos may lack truth."""
         episodes = self.episode_list()
         if self.evaluation_part.video is None:
             return self._evaluation_loader(episodes)
         videos = _Videos(self, [episodes.specs[place] for group in self._own(episodes) for place in group])
         return DataLoader(videos, batch_size=None)
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """The queries of the test list."""
-        return self.test_dataloader()
 
     def episode_list(self) -> EpisodeList:
         """The frozen evaluation list of this fold, K and P."""

@@ -17,23 +17,19 @@ import numpy as np
 import numpy.typing as npt
 
 from fewseg.datasets.davis import Davis
-from fewseg.datasets.paths import cache_dir, write_atomic
-from fewseg.datasets.shapes import (
+from fewseg.datasets.drawing import (
     SHAPES,
     TEXTURES,
     UNIT,
     Mask,
-    _background,
-    _colours,
-    _inside,
-    _texture,
-    _unit_polygon,
-    check_counts,
-    first_seed,
-    generate,
-    share,
-    write_jpeg,
+    draw_background,
+    draw_colours,
+    draw_texture,
+    inside_polygon,
+    unit_polygon,
 )
+from fewseg.datasets.generated import check_counts, first_seed, generate, share, write_jpeg
+from fewseg.datasets.paths import cache_dir, write_atomic
 from fewseg.datasets.voc import write_label
 from fewseg.errors import FewsegError
 
@@ -81,7 +77,7 @@ class _Motion(NamedTuple):
 def _far_colours(rng: np.random.RandomState, others: list[Floats]) -> tuple[Floats, Floats]:
     """Two colours, the first of which is far from all others."""
     while True:
-        first, second = _colours(rng)
+        first, second = draw_colours(rng)
         if all(float(np.linalg.norm(first - other)) > MIN_CONTRAST for other in others):
             return first, second
 
@@ -121,7 +117,7 @@ def _draw(look: _Look, motion: _Motion, t: int) -> tuple[tuple[slice, slice], Ma
     stretch = np.exp(0.2 * np.sin(0.23 * t + aspect))
     axes = np.array((scale * stretch, scale / stretch))
 
-    outline = _unit_polygon(look.shape)
+    outline = unit_polygon(look.shape)
     around = np.arctan2(outline[:, 1], outline[:, 0])
     outline = outline * (1 + 0.12 * np.sin(motion.waves * around + 0.31 * t + wobble))[:, None]
     cos, sin = np.cos(angle + motion.turn * t), np.sin(angle + motion.turn * t)
@@ -131,11 +127,11 @@ def _draw(look: _Look, motion: _Motion, t: int) -> tuple[tuple[slice, slice], Ma
     low = np.clip(polygon.min(0) // UNIT, 0, (WIDTH, HEIGHT))
     high = np.clip(polygon.max(0) // UNIT + 1, low, (WIDTH, HEIGHT))
     box = slice(low[1], high[1]), slice(low[0], high[0])
-    silhouette = _inside(polygon - low * UNIT, *(high - low)[::-1])
+    silhouette = inside_polygon(polygon - low * UNIT, *(high - low)[::-1])
     rows, columns = np.mgrid[box]
     right, down = columns - centre[0], rows - centre[1]
     u, v = (right * cos + down * sin) / axes[0], (down * cos - right * sin) / axes[1]
-    return box, silhouette, _texture(look.texture, u / look.period + look.phase[0], v / look.period + look.phase[1])
+    return box, silhouette, draw_texture(look.texture, u / look.period + look.phase[0], v / look.period + look.phase[1])
 
 
 def _visible(looks: list[_Look], motions: list[_Motion], order: npt.NDArray[np.int64], t: int) -> npt.NDArray[np.uint8]:
@@ -158,7 +154,7 @@ def render_clip(seed: int, n_frames: int = 20) -> Clip:
     ((3, 96, 128, 3), (3, 96, 128), [0, 1, 2, 3])
     """
     rng = np.random.RandomState(seed)
-    clutter = _background(rng, HEIGHT + 2 * MARGIN, WIDTH + 2 * MARGIN)
+    clutter = draw_background(rng, HEIGHT + 2 * MARGIN, WIDTH + 2 * MARGIN)
     looks = _looks(rng, clutter.mean((0, 1)))
     rates, phases = rng.uniform(0.02, 0.08, 2), rng.uniform(0, 2 * np.pi, 2)  # of the camera
     order = rng.permutation(len(looks))
@@ -226,7 +222,8 @@ def default_tree(n_train: int = 120, n_val: int = 12, n_frames: int = 20, seed: 
 
 def _write_tree(tree: Path, n_train: int, n_val: int, n_frames: int, seed: int) -> None:
     total = n_train + n_val
-    share("drawing Shapes-video", write_clips, (str(tree), first_seed(seed), n_frames), total, SECOND_PROCESS_FROM)
+    arguments = (str(tree), first_seed(seed), n_frames)
+    share("drawing Shapes-video", "video", write_clips, arguments, total, SECOND_PROCESS_FROM)
     names = [f"{i:04d}\n" for i in range(total)]
     write_atomic(tree / "ImageSets/2017/train.txt", "".join(names[:n_train]))
     write_atomic(tree / "ImageSets/2017/val.txt", "".join(names[n_train:]))

@@ -108,6 +108,22 @@ class VideoDataset(ObjectDataset):
             notes.append(f"{sequence}: masks of the first frame only, so it cannot be scored")
         return SequenceCheck(len(frames), size, len(masked), objects, tuple(notes))
 
+    def check_truth(self, sequence: str) -> None:
+        """Checks that every frame of a sequence has a mask to be scored by; reads none of them.
+
+        Raises:
+            FewsegError: a frame has none, as in the lists of a challenge.
+        """
+        frames = self.frames(sequence)
+        lacking = [image_id for image_id in frames if not self.has_mask(image_id)]
+        if lacking:
+            raise FewsegError(
+                f"{self.name} {sequence}",
+                f"{len(lacking)} of {len(frames)} frames without mask, the first of them {lacking[0]}",
+                "a mask of every frame to score",
+                "answer it with `fewseg predict`, which writes masks and scores nothing, or take it off the list",
+            )
+
     def check_sequence(self, sequence: str) -> SequenceCheck:
         """``check_layout``, and reads all frames and masks.
 

@@ -130,6 +130,26 @@ def scores_of_objects(final: pd.DataFrame) -> tuple[Any, Any]:
     return ordered["query"].to_numpy(str)[first], np.array(scores)
 
 
+def video_accuracy(scores: npt.ArrayLike) -> dict[str, float]:
+    """J and F of a benchmark on videos by their names in ``metrics.json``.
+
+    Args:
+        scores: of all objects, (n, 2, 3), as from ``scores_of_objects``.
+
+    Returns:
+        ``jf_mean``; ``j_mean``, ``j_recall``, ``j_decay`` and the same of ``f``: means over objects.
+
+    >>> figures = video_accuracy([[[0.5, 1.0, 0.0], [1.0, 1.0, 0.25]]])
+    >>> figures["jf_mean"], figures["j_mean"], figures["f_decay"]
+    (0.75, 0.5, 0.25)
+    """
+    j, f = mean_scores(scores)
+    figures = {"jf_mean": (j.mean + f.mean) / 2}
+    for name, found in (("j", j), ("f", f)):
+        figures |= {f"{name}_{statistic}": value for statistic, value in found._asdict().items()}
+    return figures
+
+
 def _video_figures(frame: pd.DataFrame, final: pd.DataFrame) -> dict[str, Any]:
     """How well and how fast videos are segmented (DAVIS, Perazzi et al. 2016; Pont-Tuset et al. 2017).
 
@@ -144,14 +164,11 @@ def _video_figures(frame: pd.DataFrame, final: pd.DataFrame) -> dict[str, Any]:
         final: the rows that count for accuracy.
     """
     videos, scores = scores_of_objects(final)
-    j, f = mean_scores(scores)
     jf = scores[:, :, 0].mean(axis=1)
-    jf_mean = (j.mean + f.mean) / 2
     n_videos, n_frames = frame["episode"].nunique(), len(frame.drop_duplicates(["episode", "frame"]))
-    figures: dict[str, Any] = {"n_videos": n_videos, "n_objects": len(scores), "jf_mean": jf_mean}
-    figures["jf_ci95"] = list(percentile_interval(resampled([videos], [jf], [0])[0], jf_mean))
-    for name, found in (("j", j), ("f", f)):
-        figures |= {f"{name}_{statistic}": value for statistic, value in found._asdict().items()}
+    figures: dict[str, Any] = {"n_videos": n_videos, "n_objects": len(scores)}
+    figures |= video_accuracy(scores)
+    figures["jf_ci95"] = list(percentile_interval(resampled([videos], [jf], [0])[0], figures["jf_mean"]))
     if frame[_NETWORK_SECONDS].notna().any().all():
         encode, guide, segment = (float(frame[name].sum()) for name in _NETWORK_SECONDS)
         figures |= {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -26,3 +28,29 @@ def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+class Clock:
+    """Seconds of the verbs, added up over several blocks.
+
+    Args:
+        device: on which they run.
+
+    >>> clock = Clock(torch.device("cpu"))
+    >>> for _ in range(2):
+    ...     with clock.running("guide"):
+    ...         time.sleep(0.01)
+    >>> clock.seconds.guide > 0.02, clock.seconds.encode
+    (True, 0.0)
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds = device, Seconds()
+
+    @contextmanager
+    def running(self, verb: Literal["encode", "guide", "segment", "refine"]) -> Iterator[None]:
+        """The time inside the ``with`` block goes to one verb."""
+        start = now(self.device)
+        yield
+        spent = getattr(self.seconds, verb) + now(self.device) - start
+        self.seconds = self.seconds._replace(**{verb: spent})

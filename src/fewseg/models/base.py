@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,16 +20,21 @@ from torch import Tensor, nn
 from fewseg import evaluation
 from fewseg.episode import EpisodeBatch, Row, VideoEpisode
 from fewseg.errors import FewsegError
+from fewseg.functional.draw import shown_frames
 from fewseg.functional.iou import fb_iou, mean_iou, positive_iou
+from fewseg.functional.run_figures import final_rows, scores_of_objects, video_accuracy
 from fewseg.metrics import EpisodeIoU, GuidanceVariance
 from fewseg.modules.encoders import ImageEncoder
 from fewseg.network import SegmentorNetwork
-from fewseg.results import atomic, final_rows, write_json
+from fewseg.results import atomic, write_json
 from fewseg.sampling import EvaluationPart
 from fewseg.transforms import FitMode
 
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["one_cycle", "constant"]
+
+FILMS = 3  # videos of a test whose labels are kept for pictures: the first of its list, the same for all methods
+GIF_FRAMES = 40
 
 
 class FewShotSegmentor(pl.LightningModule):
@@ -65,6 +71,7 @@ class FewShotSegmentor(pl.LightningModule):
         self.places: list[int] = []  # in the test list, of the episodes that this process has yet to test, last first
         self.guidance = GuidanceVariance()  # likewise
         self.objectives: list[tuple[float, float]] = []  # of its refinements, before and after
+        self.films: dict[int, dict[int, Labels]] = {}  # of its first videos, by place, the labels of some frames
         self.val_iou: EpisodeIoU | None = None
         self.image_size: int | None = None  # side of the canvas it was trained on
         self.image_resize: FitMode | None = None  # how images came into it
@@ -104,7 +111,7 @@ class FewShotSegmentor(pl.LightningModule):
 
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
         """The sum of the network's losses; each is logged."""
-        self._check_shots(batch, "--data.train_shot")
+        self._check_shots(batch.n_shot, "--data.train_shot")
         losses = self.network.losses(self.network.accept(batch))
         total = torch.stack(list(losses.values())).sum()
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
@@ -130,7 +137,7 @@ class FewShotSegmentor(pl.LightningModule):
 
     def on_test_epoch_start(self) -> None:
         """Starts counting anew."""
-        self.rows, self.objectives, self.guidance = [], [], GuidanceVariance()
+        self.rows, self.objectives, self.guidance, self.films = [], [], GuidanceVariance(), {}
         self.places = list(reversed(self.trainer.datamodule.places()))  # type: ignore[attr-defined]
 
     def test_step(self, batch: EpisodeBatch | VideoEpisode, batch_idx: int) -> None:
@@ -141,12 +148,16 @@ class FewShotSegmentor(pl.LightningModule):
         part = self._part()
         if isinstance(batch, VideoEpisode):
             place = self.places.pop()
+            self._check_shots(len(batch.annotations), "--data.n_shot")
             if batch_idx == 0:
                 next(self._track(batch))
+            filmed = set(film_frames(batch)) if place < FILMS else set()
             for tracked in self._track(batch):
                 self.rows += evaluation.video_rows(batch, tracked, part, place, not self.network.uses_support)
+                if tracked.frame in filmed:
+                    self.films.setdefault(place, {})[tracked.frame] = Labels.packed(tracked.labels)
             return
-        self._check_shots(batch, "--data.n_shot")
+        self._check_shots(batch.n_shot, "--data.n_shot")
         indices = [self.places.pop() for _ in range(len(batch))]
         if part.robot is not None:
             if batch_idx == 0:
@@ -170,23 +181,29 @@ class FewShotSegmentor(pl.LightningModule):
         final = final_rows(pd.DataFrame(self.rows))
         self.guidance = functools.reduce(GuidanceVariance.plus, evaluation.gather_parts(self.guidance))
         self.objectives = [pair for pairs in evaluation.gather_parts(self.objectives) for pair in pairs]
+        self.films = functools.reduce(lambda some, more: some | more, evaluation.gather_parts(self.films))
         tp, fp, fn, tn = (final[name].to_numpy(np.int64) for name in ("tp", "fp", "fn", "tn"))
-        scores = {
-            "miou": mean_iou(final["class_id"], tp, fp, fn),
-            "fb_iou": fb_iou(tp, fp, fn, tn),
-            "positive_iou": positive_iou(tp, fp, fn),
-        }
+        if self._tests_videos():  # of one class, so that mIoU is positive IU
+            accuracy = video_accuracy(scores_of_objects(final)[1])
+            scores = {name: accuracy[name] for name in ("jf_mean", "j_mean", "f_mean")}
+        else:
+            scores = {"miou": mean_iou(final["class_id"], tp, fp, fn), "fb_iou": fb_iou(tp, fp, fn, tn)}
+        scores["positive_iou"] = positive_iou(tp, fp, fn)
         self.log_dict({f"test/{k}": v for k, v in scores.items()}, batch_size=1, rank_zero_only=True)
 
     @property
-    def figures(self) -> dict[str, float]:
-        """What the last test measured beside its rows.
+    def figures(self) -> dict[str, Any]:
+        """What the last test measured or assumed beside its rows.
 
         ``guidance_within`` and ``guidance_between`` where the method has a z; ``objective_before``, ``objective_after``
-        and ``objective_raised``, the share of refinements that ended above where they began, where there were some.
+        and ``objective_raised``, the share of refinements that ended above where they began, where there were some;
+        ``class_blind``, True where rows of videos count all foreground of a method without supports for every object.
         """
-        shares = self.guidance.compute()
-        figures = {} if shares is None else {f"guidance_{name}": share for name, share in shares._asdict().items()}
+        shares, figures = self.guidance.compute(), dict[str, Any]()
+        if shares is not None:
+            figures |= {f"guidance_{name}": share for name, share in shares._asdict().items()}
+        if self._tests_videos() and not self.network.uses_support:
+            figures["class_blind"] = True
         finite = [pair for pair in self.objectives if np.isfinite(pair).all()]
         if finite:
             before, after = np.array(finite).T
@@ -199,8 +216,9 @@ class FewShotSegmentor(pl.LightningModule):
     ) -> list[np.ndarray[Any, Any]] | Iterator[evaluation.Tracked]:
         """Masks (H, W) uint8 of the batch's queries, 0 or 1, at original size; of a video its frames one by one."""
         if isinstance(batch, VideoEpisode):
+            self._check_shots(len(batch.annotations), "--data.n_shot")
             return self._track(batch)
-        self._check_shots(batch, "--data.n_shot")
+        self._check_shots(batch.n_shot, "--data.n_shot")
         if self._part().robot is not None:
             return [self._interact(batch)[-1].mask]
         return evaluation.masks(batch, evaluation.predict(self.network, batch).logits, self._part().threshold)
@@ -267,10 +285,43 @@ class FewShotSegmentor(pl.LightningModule):
     def _n_classes(self) -> int:
         return len(self.trainer.datamodule.dataset.class_names)  # type: ignore[attr-defined]
 
-    def _check_shots(self, batch: EpisodeBatch, option: str) -> None:
+    def _tests_videos(self) -> bool:
+        """Whether the rows of the test are of videos."""
+        return bool(self.rows) and self.rows[0].frame is not None
+
+    def _check_shots(self, n_shot: int, option: str) -> None:
         limit = self.network.max_shot
-        if limit is not None and batch.n_shot > limit:
-            raise FewsegError(option, batch.n_shot, f"at most {limit} for {type(self).__name__}", "use fewer shots")
+        if limit is not None and n_shot > limit:
+            raise FewsegError(option, n_shot, f"at most {limit} for {type(self).__name__}", "use fewer shots")
+
+
+class Labels(NamedTuple):
+    """A map (H, W) uint8 of object numbers, compressed: most of its neighbours are equal.
+
+    >>> labels = np.eye(200, dtype=np.uint8)
+    >>> packed = Labels.packed(labels)
+    >>> len(packed.content) < labels.size / 10, np.array_equal(packed.unpacked(), labels)
+    (True, True)
+    """
+
+    size: tuple[int, int]
+    content: bytes
+
+    @classmethod
+    def packed(cls, labels: np.ndarray[Any, Any]) -> Labels:
+        """Compresses a map (H, W) uint8."""
+        height, width = labels.shape
+        return cls((height, width), zlib.compress(np.ascontiguousarray(labels, np.uint8).tobytes(), level=1))
+
+    def unpacked(self) -> np.ndarray[Any, Any]:
+        """The map (H, W) uint8."""
+        return np.frombuffer(zlib.decompress(self.content), np.uint8).reshape(self.size)
+
+
+def film_frames(video: VideoEpisode) -> list[int]:
+    """The frames of a video that pictures show: those of its strip and of its GIF."""
+    n_frames = len(video)
+    return sorted({*shown_frames(n_frames, sorted(video.annotations)), *shown_frames(n_frames, (), GIF_FRAMES)})
 
 
 def count_rows(metric: EpisodeIoU, rows: list[Row]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from fewseg.results import Comparison, Line, amount, points
+from fewseg.results import Comparison, Line, amount, of_videos, points
 
 # Okabe and Ito's palette without its yellow, which is too light for lines on white
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -60,11 +60,6 @@ def against_points(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[s
 def against_shots(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[str, go.Figure] | None:
     """Accuracy against K at the P with most K; None where no configuration has two."""
     return _against(lines, style, "n_shot", "n_points", f"annotated {_image(lines)}s (K)", "P")
-
-
-def of_videos(lines: Sequence[Line]) -> bool:
-    """Whether all lines are of videos."""
-    return bool(lines) and all(line.task in ("video", "interactive_video") for line in lines)
 
 
 def single_class(lines: Sequence[Line]) -> bool:
@@ -388,30 +383,31 @@ _MARKS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 def forest(compared: Sequence[Comparison], style: Mapping[str, Style]) -> list[tuple[str, go.Figure]]:
     """Differences to the reference with their intervals, at the settings with the least and the most annotation.
 
-    Configurations lie one above the other, the best on top. Hollow: not separated from the reference.
+    Configurations lie one above the other, the best on top. Hollow: not separated from the reference. Differences are
+    those of ``Comparison.main``.
     """
-    shown = [one for one in compared if one.difference is not None]
+    shown = [one for one in compared if one.main[1] is not None]
     settings = sorted({(amount(one.n_points), one.n_shot) for one in shown})
     found = []
     for chosen in dict.fromkeys(settings[:1] + settings[-1:]):
         own = [one for one in shown if (amount(one.n_points), one.n_shot) == chosen]
-        own.sort(key=lambda one: one.difference or 0.0)
+        own.sort(key=lambda one: one.main[1] or 0.0)
         figure = go.Figure()
         for one in own:
-            look = style[one.config]
-            bars = _bars([one.difference], [one.ci95])
-            separated = one.seen in ("above", "below")
+            look, (_, difference, ci95, seen) = style[one.config], one.main
+            bars = _bars([difference], [ci95])
+            separated = seen in ("above", "below")
             figure.add_scatter(
                 name=html.escape(one.config),
-                x=[one.difference],
+                x=[difference],
                 y=[html.escape(one.config)],
                 error_x=bars,
                 mode="markers",
                 marker={"symbol": look.symbol + ("" if separated else "-open"), "size": 11, "color": look.colour},
-                hovertemplate="%{x:+.3f}" + (f", {one.seen}" if one.seen else ""),
+                hovertemplate="%{x:+.3f}" + (f", {seen}" if seen else ""),
             )
         figure.add_vline(x=0, line={"color": "#57606a", "width": 1})
-        title = html.escape(f"mIoU minus that of {own[0].reference}")
+        title = html.escape(f"{own[0].main[0]} minus that of {own[0].reference}")
         _finish(figure, {"title": title, "showgrid": True, "gridcolor": "#e8eaed"}, "")
         rows = [html.escape(one.config) for one in own]
         figure.update_layout(showlegend=False, height=130 + 32 * len(rows))

@@ -26,7 +26,6 @@ from fewseg.report.figures import (
     forest,
     guidance_spread,
     learning_curves,
-    of_videos,
     per_class,
     positive_against_points,
     styles,
@@ -34,17 +33,18 @@ from fewseg.report.figures import (
 from fewseg.report.pictures import pictures
 from fewseg.results import (
     CLICKED,
-    COMPARED,
     FIGURES,
-    VIDEO,
     Comparison,
     Line,
     amount,
     collect,
+    compared_in_words,
     comparison_cells,
     comparisons,
+    explained,
     figure_text,
     leaderboard,
+    of_videos,
     points,
     reference_of,
     training_notes,
@@ -128,12 +128,22 @@ def _headline(lines: Sequence[Line]) -> str:
         "Device": _listed(run["device"] for run in runs if "device" in run),
         "Versions": _listed(f"{name} {version}" for name, version in versions),
     }
-    notices = list(dict.fromkeys(line.note for line in lines if line.note))
+    notices = _notices(lines)
     if _lists_differ(runs):
         notices.append("methods were scored on different episode lists; compare only equal lists")
     warned = "".join(f'<p class="notice"><strong>Read with care:</strong> {_text(n)}.</p>\n' for n in notices)
     listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>\n" for name, value in facts.items() if value)
     return f"<h1>{_heading(lines)}</h1>\n{_best(lines)}{warned}<dl>\n{listed}</dl>\n"
+
+
+def _notices(lines: Sequence[Line]) -> list[str]:
+    """Notes of lines, each with the configurations that it holds for where it does not hold for all."""
+    configs: dict[str, dict[str, None]] = {}
+    for line in lines:
+        if line.note:
+            configs.setdefault(line.note, {})[line.config] = None
+    everyone = {line.config for line in lines}
+    return [note if names.keys() == everyone else f"{note} ({', '.join(names)})" for note, names in configs.items()]
 
 
 def _best(lines: Sequence[Line]) -> str:
@@ -259,9 +269,10 @@ def _leaderboard(lines: Sequence[Line], style: dict[str, Style]) -> str:
     heads = "".join(f'<th class="{kinds[n]}" scope="col"><button type="button">{_text(n)}</button></th>' for n in shown)
     cells = "".join("<tr>" + "".join(_td(row[name]) for name in shown) + "</tr>\n" for row in body)
     clicked = f" {_text(' '.join(CLICKED.split()))}" if any(line.clicks for line in lines) else ""
+    told = _text(" ".join(" ".join(explained(lines)).split())) if videos else _IMAGES
     return (
         "<h2>Leaderboard</h2>\n"
-        f'<p class="quiet">{_VIDEOS if videos else _IMAGES} Bold: best of its setting. A click on a head '
+        f'<p class="quiet">{told} Bold: best of its setting. A click on a head '
         f"sorts.{clicked}</p>\n"
         f'<div class="scroll"><table class="sortable">\n<thead><tr>{heads}</tr></thead>\n'
         f"<tbody>\n{cells}</tbody>\n</table></div>\n"
@@ -272,11 +283,6 @@ _IMAGES = (
     "mIoU: intersection over union per class, summed over all its episodes; mean over the classes of a fold, then over "
     "seeds and folds. The interval resamples query images, with all their episodes, 1000 times; it does not hold the "
     "variation of training. K: annotated images; P: annotated pixels per label and image."
-)
-_VIDEOS = (
-    f"{html.escape(' '.join(VIDEO.split()))} Positive IU: intersection over union, summed over all objects and frames; "
-    "it is the mIoU of a single class. The interval is that of J&amp;F. K: annotated frames; P: annotated pixels per "
-    "label and frame, where every object and the background is a label."
 )
 
 
@@ -331,8 +337,9 @@ def _comparisons(compared: Sequence[Comparison], style: dict[str, Style]) -> str
     )
     rows = []
     for one, line in zip(compared, body, strict=True):
-        low = "" if one.ci95 is None else one.ci95[0]
-        by_value = {"P": 1e9 if one.n_points is None else one.n_points, "95 % paired interval": low}
+        by_value: dict[str, object] = {"P": 1e9 if one.n_points is None else one.n_points}
+        ends = {"": one.ci95, " of IU": one.ci95, " of J": one.j_ci95}
+        by_value |= {f"95 % paired interval{of}": "" if ci95 is None else ci95[0] for of, ci95 in ends.items()}
         cells = []
         for head, content in zip(heads, line, strict=True):
             mark = style[one.config].colour if head == "config" else ""
@@ -340,15 +347,26 @@ def _comparisons(compared: Sequence[Comparison], style: dict[str, Style]) -> str
             cells.append(_td(_Cell(swatch + _text(content), by_value.get(head, content), kinds.get(head, ""))))
         rows.append("<tr>" + "".join(cells) + "</tr>\n")
     references = ", ".join(dict.fromkeys(one.reference for one in compared))
+    told = _text(" ".join(compared_in_words(compared).split()))
     return (
         f"<h2>Compared with {_text(references)}</h2>\n"
-        f'<p class="quiet">{_text(" ".join(COMPARED.split()))} Hollow marks: not separated.</p>\n{"".join(parts)}'
+        f'<p class="quiet">{told} Hollow marks: not separated.</p>\n{"".join(parts)}'
         f'<div class="scroll"><table class="sortable">\n<thead><tr>{top}</tr></thead>\n'
         f"<tbody>\n{''.join(rows)}</tbody>\n</table></div>\n"
     )
 
 
-_TEXT = {"dataset", "task", "protocol", "config", "against", "seen", "note"}  # heads of columns that sort by letters
+_TEXT = {
+    "dataset",
+    "task",
+    "protocol",
+    "config",
+    "against",
+    "seen",
+    "J seen",
+    "IU seen",
+    "note",
+}  # heads of columns that sort by letters
 
 
 def _plots(lines: Sequence[Line], rows: Sequence[dict[str, Any]], style: dict[str, Style], out: Path) -> str:

@@ -10,8 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fewseg.report.figures import Style, of_videos, shared_setting
-from fewseg.results import Line, amount, points
+from fewseg.report.figures import Style, shared_setting
+from fewseg.results import Line, amount, of_videos, points
 
 _BYTES = 3_000_000  # of files; keeps the page, plotly included, below 10 MB
 _PICTURES_OF_A_KIND = 2

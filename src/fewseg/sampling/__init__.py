@@ -31,7 +31,15 @@ from fewseg.sampling.parts import (
 )
 from fewseg.sampling.pools import evaluation_pool, object_pool, training_pool, validation_pool
 from fewseg.sampling.training import MAX_TRAINING_POINTS, ObjectSampler, TrainingSampler, VideoSampler
-from fewseg.sampling.videos import VideoPool, objects_of, pair_list, video_dataset, video_list, video_pool
+from fewseg.sampling.videos import (
+    VideoPool,
+    check_videos,
+    objects_of,
+    pair_list,
+    video_dataset,
+    video_list,
+    video_pool,
+)
 
 __all__ = [
     "LIST_VERSION",
@@ -55,6 +63,7 @@ __all__ = [
     "Video",
     "VideoPool",
     "VideoSampler",
+    "check_videos",
     "evaluation_list",
     "evaluation_pool",
     "frozen_list",

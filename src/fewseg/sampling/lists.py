@@ -12,6 +12,7 @@ from typing import Literal
 
 from fewseg.datasets.base import FewShotDataset
 from fewseg.datasets.paths import cache_dir, write_atomic
+from fewseg.datasets.video import VideoDataset
 from fewseg.episode import EpisodeSpec, Point
 from fewseg.errors import FewsegError
 from fewseg.functional.label_maps import (
@@ -131,7 +132,10 @@ def evaluation_list(
     if part.interaction is not None:
         if n_shot and not dataset.base_classes(fold):
             expected = f"0 for {dataset.name}, whose objects have no class that other images could show"
-            raise FewsegError("n_shot", n_shot, expected, "ask for n_shot 0")
+            remedy = "ask for n_shot 0"
+            if isinstance(dataset, VideoDataset):
+                remedy += ", or choose the protocol video or interactive-video"
+            raise FewsegError("n_shot", n_shot, expected, remedy)
         pool = object_pool(dataset, evaluation_pool(dataset, part, fold), part.min_area)
         check_objects(pool, n_shot)
         on_query = part.interaction.source == "points"
@@ -175,7 +179,10 @@ def validation_list(
     if not kept:
         most = max(map(len, by_class.values()), default=0)
         got = f"{n_shot} with at most {most} images of a class in the held-out tenth"
-        raise FewsegError("n_shot", got, f"a class with {1 + n_shot}", "lower n_shot, or use a larger data set")
+        name, remedy = "n_shot", "switch validation off (n_val_episodes 0), or use a larger data set"
+        if part.interaction is not None:
+            name, remedy = "train_shot", f"lower train_shot, {remedy}"
+        raise FewsegError(name, got, f"a class with {1 + n_shot}", remedy)
     if part.interaction is not None:
         tenth = Pool({c: by_class[c] for c in sorted(kept)}, ())
         objects, images = object_pool(dataset, tenth, protocol.training.min_area)

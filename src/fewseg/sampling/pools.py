@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from fewseg.datasets.base import FewShotDataset
+from fewseg.datasets.files import ObjectDataset
+from fewseg.datasets.video import VideoDataset
 from fewseg.errors import FewsegError
 from fewseg.functional.label_maps import oslsm_cells
 from fewseg.sampling.parts import Entry, EvaluationPart, ObjectPool, Pool, TrainingPart
@@ -18,7 +20,8 @@ def training_pool(dataset: FewShotDataset, part: TrainingPart, fold: int) -> Poo
     Where a data set's own train and val lists overlap, test images never train, whatever ``heldout`` says.
 
     Raises:
-        FewsegError: an unknown fold, or a foreign list that the data set lacks or cannot serve.
+        FewsegError: an unknown fold or one without base classes, or a foreign list that the data set lacks or cannot
+            serve.
     """
     entries, tenth = _training_entries(dataset, part, fold)
     pool = pool_of([e for e in entries if e[0] not in tenth], _training_classes(dataset, part, fold))
@@ -33,7 +36,7 @@ def validation_pool(dataset: FewShotDataset, part: TrainingPart, fold: int) -> P
     """The held-out tenth with the base classes: what model selection may look at.
 
     Raises:
-        FewsegError: a protocol that holds nothing out, or an unknown fold.
+        FewsegError: a protocol that holds nothing out, or a fold that is unknown or without base classes.
     """
     check_held_out(part)
     entries, tenth = _training_entries(dataset, part, fold)
@@ -80,8 +83,18 @@ def _training_classes(dataset: FewShotDataset, part: TrainingPart, fold: int) ->
 def _training_entries(dataset: FewShotDataset, part: TrainingPart, fold: int) -> tuple[list[Entry], set[str]]:
     """The masks that a fold may train on, and the ids of the tenth that it holds out."""
     check_fold(dataset, fold)
+    classes = _training_classes(dataset, part, fold)
+    if not classes:
+        held_out = ", ".join(dataset.class_names[c - 1] for c in dataset.novel_classes(fold))
+        got = f"no class that trains: {held_out} is all that {dataset.name} has, and fold {fold} holds it out"
+        remedy = "train on a data set with base classes"
+        if isinstance(dataset, ObjectDataset):
+            remedy += " and test on this one under interactive with n_shot 0"
+        if isinstance(dataset, VideoDataset):
+            remedy = f"choose the protocol video or interactive-video, or {remedy}"
+        raise FewsegError("pool", got, "a base class", remedy)
     areas = dataset.index().areas
-    entries = find_masks(dataset, part, _training_classes(dataset, part, fold))
+    entries = find_masks(dataset, part, classes)
     if part.classes == "base":
         novel = set(dataset.novel_classes(fold))
         # a test image that trained as background would have been seen: matters where train and val are one list
@@ -152,8 +165,9 @@ def order_by_hash(ids: Iterable[str], *key: int) -> list[str]:
 def check_fold(dataset: FewShotDataset, fold: int) -> None:
     """Raises a FewsegError where the data set has no such fold."""
     if fold not in range(dataset.n_folds):
-        remedy = f"choose one of the {dataset.n_folds} folds"
-        raise FewsegError("fold", fold, f"0 to {dataset.n_folds - 1}", remedy)
+        remedy = f"choose one of the {dataset.n_folds} folds" if dataset.n_folds > 1 else "choose 0, the only fold"
+        expected = f"0 to {dataset.n_folds - 1}" if dataset.n_folds > 1 else "0"
+        raise FewsegError("fold", fold, expected, remedy)
 
 
 def check_held_out(part: TrainingPart) -> None:

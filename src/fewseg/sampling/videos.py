@@ -36,9 +36,28 @@ def video_dataset(dataset: FewShotDataset) -> VideoDataset:
         FewsegError: it has no videos.
     """
     if not isinstance(dataset, VideoDataset):
-        remedy = "choose Davis or ShapesVideo, or a protocol that asks for images"
-        raise FewsegError("--data.dataset", f"{type(dataset).__name__}, which has no videos", "videos", remedy)
+        raise _no_videos(type(dataset))
     return dataset
+
+
+def check_videos(kind: type[FewShotDataset], protocol: Protocol) -> None:
+    """Checks that data sets of a class can be tested under a protocol, before one is made and perhaps generated.
+
+    Data sets of images may train where videos test.
+
+    Raises:
+        FewsegError: the protocol asks for videos, and the class has none.
+
+    >>> from fewseg.datasets import ShapesVideo
+    >>> check_videos(ShapesVideo, Protocol("mine", TrainingPart(), EvaluationPart(video=Video()), ""))
+    """
+    if protocol.evaluation.video is not None and not issubclass(kind, VideoDataset):
+        raise _no_videos(kind)
+
+
+def _no_videos(kind: type[FewShotDataset]) -> FewsegError:
+    remedy = "choose Davis or ShapesVideo, or a protocol that asks for images"
+    return FewsegError("--data.dataset", f"{kind.__name__}, which has no videos", "videos", remedy)
 
 
 def video_pool(dataset: FewShotDataset, part: TrainingPart, held_out: bool) -> VideoPool:
@@ -163,7 +182,7 @@ def pair_list(
     Args:
         dataset: with videos.
         protocol: its training part names the sequences, its evaluation part the seed.
-        n_shot: K earlier frames.
+        n_shot: K earlier frames, the ``train_shot`` of a training.
         n_points: of the object and of the background in each support, None = dense.
         n_episodes: length of the list.
 
@@ -178,7 +197,8 @@ def pair_list(
         most = max(len(ids) for objects in pool.objects.values() for ids in objects.values())
         got = f"{n_shot} with at most {most} frames of an object in the held-out sequences"
         expected = f"an object that {n_shot + 1} frames show"
-        raise FewsegError("n_shot", got, expected, "lower n_shot, or use longer videos")
+        remedy = "lower train_shot, switch validation off (n_val_episodes 0), or use longer videos"
+        raise FewsegError("train_shot", got, expected, remedy)
     specs = []
     for e in range(n_episodes):
         lap, which = divmod(e, len(turns))
