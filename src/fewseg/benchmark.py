@@ -296,7 +296,8 @@ def plan(path: Path) -> Plan:
             note += f" after {before['max_steps']} steps of {images} images that pre-train the encoder on "
             note += f"{pretrained_on(before, fold)}, shared by the methods"
         if data.get("cache") == "features":
-            note += "; features of the frozen encoder are computed once where a method allows it, which s/episode omits"
+            note += "; features of the frozen encoder are computed once where a method allows it"
+            note += "" if protocol.evaluation.video else ", which s/episode omits"
         validations = int(budget.get("validations", 0))
         return Training(training_id, name, fold, seed, complete, validations, pretraining, note, dataset.n_folds)
 

@@ -191,7 +191,9 @@ def test_gradients_are_finite_and_reach_every_parameter(options, merge):
             losses.backward()
     reached = {key: p.grad for key, p in network.named_parameters() if p.requires_grad}
     assert all(grad is not None and grad.isfinite().all() for grad in reached.values())
-    assert [key for key, grad in reached.items() if not grad.any()] == []
+    # the bias of a head that both labels share adds to both logits alike: its gradient is 0, or what rounding leaves
+    shared = {"head.score.bias"} if options["head"] == "shared" else set()
+    assert {key for key, grad in reached.items() if not grad.any()} <= shared
 
 
 POINTS = {
