@@ -119,7 +119,8 @@ def video_table(found: Sequence[Line]) -> str:
         if dense.jf_ci95:
             scores[0] += f" [{dense.jf_ci95[0]:.3f}, {dense.jf_ci95[1]:.3f}]"
         shown = [figure_text(name, dense.figures.get(name)) for name in VIDEO_FIGURES]
-        body.append([config, *([str(n_shot)] * several), *scores, *shown])
+        note = f" ({dense.note})" if dense.note else ""
+        body.append([config + note, *([str(n_shot)] * several), *scores, *shown])
     return markdown(heads, body)
 
 
@@ -213,8 +214,9 @@ def publish(
         *([" ".join(VIDEO.split())] if any("jf_mean" in line.figures for line in lines) else []),
         f"{_listed(row['n_episodes'] for row in rows)} episodes a fold, protocol "
         f"{_listed(row['protocol'] for row in rows)}, folds {folds}; "
-        f"the interval resamples {'videos' if any('jf_mean' in line.figures for line in lines) else 'query images'} "
-        "and does not hold the variation of training.",
+        "the interval resamples query images and does not hold the variation of training."
+        if not any("jf_mean" in line.figures for line in lines)
+        else "the interval resamples videos.",
         f"Measured on {devices}; {versions}.",
     ]
     more = f"All settings and folds: [{name}.md](experiments/results/{name}.md)."
