@@ -207,16 +207,15 @@ def publish(
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
     folds = sorted({row["fold"] for row in rows})
     lines = leaderboard(rows, out)
+    videos = any("jf_mean" in line.figures for line in lines)
     facts = [
         f"Regenerate with `{command}`.",
         *(f"Training: {note}." for note in training_notes(rows)),
         *([" ".join(CLICKED.split())] if any(line.clicks for line in lines) else []),
-        *([" ".join(VIDEO.split())] if any("jf_mean" in line.figures for line in lines) else []),
-        f"{_listed(row['n_episodes'] for row in rows)} episodes a fold, protocol "
+        *([" ".join(VIDEO.split())] if videos else []),
+        f"{_listed(row['n_episodes'] for row in rows)} {'videos' if videos else 'episodes'} a fold, protocol "
         f"{_listed(row['protocol'] for row in rows)}, folds {folds}; "
-        "the interval resamples query images and does not hold the variation of training."
-        if not any("jf_mean" in line.figures for line in lines)
-        else "the interval resamples videos.",
+        f"the interval resamples {'videos' if videos else 'query images'} and does not hold the variation of training.",
         f"Measured on {devices}; {versions}.",
     ]
     more = f"All settings and folds: [{name}.md](experiments/results/{name}.md)."
