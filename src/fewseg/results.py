@@ -687,8 +687,8 @@ VIDEO = (
     "both; interval: 95 % of a bootstrap over videos, each with all its objects, without the variation of training.\n"
     f"{_FEW}\n"
     "The first and the last frame of a video count in seconds only. s/frame: encoding and segmenting a frame;\n"
-    "s/guide: making the guidance, once per video; s/update: from a change of annotations to the answer on one frame\n"
-    "whose features are there."
+    "s/guide: making the guidance of all objects, once per video; s/update: that, and the answer on one frame whose\n"
+    "features are there."
 )
 _VIDEO_SETTING = (
     "Positive IU: intersection over union, summed over all objects and frames; with one class it is mIoU. K:\n"
