@@ -32,16 +32,8 @@ from fewseg.episode import (
     Task,
 )
 from fewseg.functional.clicks import ClickSampling, pad_clicks, sample_clicks
-from fewseg.functional.label_maps import (
-    annotation_map,
-    draw_points,
-    object_map,
-    query_mask,
-    sub_seed,
-)
-from fewseg.sampling import (
-    Protocol,
-)
+from fewseg.functional.label_maps import annotation_map, draw_points, object_map, query_mask, sub_seed
+from fewseg.sampling import Protocol
 from fewseg.transforms import Augment, Augmentation, FitMode, channels_first, crop_around, fit, frame_of, move_points
 from fewseg.transforms import draw_points as draw_map
 
