@@ -109,7 +109,7 @@ def video_table(found: Sequence[Line]) -> str:
     rows = [(line.config, line.n_shot) for line in found if line.n_points == counts[0]]
     rows.sort(key=lambda row: -by_place[(*row, counts[0])].figures["jf_mean"])
     several = len({n_shot for _, n_shot in rows}) > 1
-    heads = ["config", *(["K"] * several), *(f"J&F, {points(count)}" for count in counts)]
+    heads = ["config", *(["K"] * several), *(f"J&F, {'dense' if count is None else f'{count} px'}" for count in counts)]
     heads += [FIGURES.get(name, "positive IU") for name in VIDEO_FIGURES]
     body = []
     for config, n_shot in rows:
