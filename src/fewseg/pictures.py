@@ -10,13 +10,12 @@ from PIL import Image
 
 from fewseg.episode import NEGATIVE, POSITIVE, UNKNOWN, Frame
 from fewseg.errors import FewsegError
+from fewseg.functional.label_maps import SPARSE
 from fewseg.network import SegmentorNetwork
 from fewseg.transforms import FitMode, fit, points_to_map
 
 Array = npt.NDArray[np.uint8]
 Picture = Array | Image.Image
-
-SPARSE = 0.05  # share of known pixels under which an annotation is moved as points, not resized
 
 
 def checked_network(model: Any) -> SegmentorNetwork:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fewseg.episode import NEGATIVE, POSITIVE, VOID, Click
+from fewseg.functional.label_maps import SPARSE
 
 Image = npt.NDArray[np.uint8]
 GREEN, RED, ORANGE = (0, 200, 120), (230, 40, 60), (255, 170, 0)
@@ -42,7 +43,7 @@ def overlay(image: Image, mask: npt.NDArray[Any], colour: tuple[int, int, int], 
 def annotate(image: Image, annotation: Image) -> Image:
     """The support with its annotation (H, W): a dense map is tinted, sparse points are drawn as discs."""
     known = annotation != 255
-    if known.mean() > 0.05:
+    if known.mean() >= SPARSE:
         return overlay(image, annotation == 1, GREEN)
     out = image.copy()
     radius = max(2, min(image.shape[:2]) // 40)
@@ -247,7 +248,7 @@ def film_strip(
 def _draw_points(tile: Image, maps: Image) -> None:
     """The points of a sparse annotation (objects, H, W), drawn into a scaled frame."""
     known = ((maps == NEGATIVE) | (maps == POSITIVE)).any(0)
-    if known.mean() > 0.05:
+    if known.mean() >= SPARSE:
         return
     radius = max(2, tile.shape[0] // 40)
     for row, col in np.argwhere(known):

@@ -19,6 +19,8 @@ from fewseg.functional.iou import Void
 
 Map = npt.NDArray[np.uint8]
 
+SPARSE = 0.05  # share of known pixels under which an annotation is points, which are moved and not resized
+
 
 def sub_seed(*key: int | str) -> int:
     """A 32-bit seed from a tuple of plain ints and strings: the one way seeds are derived from seeds.

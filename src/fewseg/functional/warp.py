@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewseg.episode import NEGATIVE, POSITIVE, UNKNOWN
-
-SPARSE = 0.05  # share of known pixels under which an annotation is moved as points too
+from fewseg.functional.label_maps import SPARSE
 
 
 class Warp(NamedTuple):
