@@ -287,9 +287,9 @@ def plan(path: Path) -> Plan:
         training_id = f"{name}-f{fold}-s{seed}-{results.content_id(identity)}"
         complete = {"model": model, "data": data, "trainer": trainer}
         note = f"{budget['max_steps']} steps of {data.get('batch_size', 8)} episodes"
-        drawn = [data["train_episodes"]] if data.get("train_episodes") else []
-        drawn += [f"augmentation {data['augmentation']}"] if elsewhere and "augmentation" in data else []
-        note += (f" of {source.name}" if elsewhere else "") + (f" ({', '.join(drawn)})" if drawn and elsewhere else "")
+        if elsewhere:
+            drawn = data.get("train_episodes") or protocol.evaluation.task
+            note += f" of {source.name} ({drawn}, augmentation {data.get('augmentation', 'flip')})"
         if pretraining:
             before = config["pretraining"]
             images = before.get("batch_size", training.get("batch_size", 8))
@@ -339,12 +339,9 @@ def plan(path: Path) -> Plan:
     _check_distinct(path, runs)
     lacking = {variant.config for found in variants.values() for variant in found} - {run.config for run in runs}
     if lacking:
-        where, wanted = (
-            f"{path}: methods.*.variants",
-            "tests with a robot or videos, which their data options are about",
-        )
+        wanted = "tests with a robot or videos, which their data options are about"
         remedy = "test under interactive or video, or drop data from the variant"
-        raise FewsegError(where, sorted(lacking), wanted, remedy)
+        raise FewsegError(f"{path}: methods.*.variants", sorted(lacking), wanted, remedy)
     return Plan(tuple(pretrainings), tuple(trainings), tuple(runs), dataset.n_folds, config)
 
 
@@ -436,8 +433,8 @@ def _run(one: Training, variant: _Variant, test: _Test, n_shot: int, n_points: i
         del data["dataset"]
     options = {**one.config["data"], **data}
     scored = protocol.evaluation
-    part = dataclasses.asdict(scored)
-    part = {k: v for k, v in part.items() if k not in ("interaction", "video") or v is not None}  # as ids were before
+    kinds = ("interaction", "video")  # left out where they do not apply, so that ids stay what they were
+    part = {k: v for k, v in dataclasses.asdict(scored).items() if k not in kinds or v is not None}
     identity = {
         "training": one.id,
         "part": part,

@@ -156,8 +156,8 @@ def _video_figures(frame: pd.DataFrame, final: pd.DataFrame) -> dict[str, Any]:
     ``j_mean``, ``j_recall``, ``j_decay``, the same of ``f``, and ``jf_mean``: means over all objects of all videos;
     ``jf_ci95`` of ``jf_mean`` by a bootstrap over videos; ``n_videos``, ``n_objects``. Where they were measured,
     ``seconds_per_video``, of which ``seconds_guide_per_video`` make the guidance; ``seconds_per_frame`` without it, of
-    which ``seconds_encode_per_frame`` do not depend on annotations; and ``seconds_per_update``, from a change of
-    annotations to the answer on one frame whose features are there.
+    which ``seconds_encode_per_frame`` do not depend on annotations; and ``seconds_per_update``, the guidance of all
+    objects and the answer on one frame whose features are there.
 
     Args:
         frame: all rows.
