@@ -433,7 +433,7 @@ def _run(one: Training, variant: _Variant, test: _Test, n_shot: int, n_points: i
         del data["dataset"]
     options = {**one.config["data"], **data}
     scored = protocol.evaluation
-    kinds = ("interaction", "video")  # left out where they do not apply, so that ids stay what they were
+    kinds = ("interaction", "video", "search")  # left out where they do not apply, so that ids stay what they were
     part = {k: v for k, v in dataclasses.asdict(scored).items() if k not in kinds or v is not None}
     identity = {
         "training": one.id,

@@ -58,6 +58,7 @@ class EpisodeSpec:
         seed: seeds whatever the episode still draws (augmentation).
         group: episodes with the same group are the binary parts of one multi-way task.
         present: False for a negative query, which does not contain the class.
+        support_objects: the object of each support that is cropped out of it as a reference, where supports are.
     """
 
     query_id: str
@@ -69,15 +70,19 @@ class EpisodeSpec:
     seed: int = 0
     group: int | None = None
     present: bool = True
+    support_objects: tuple[int, ...] | None = None
 
     def to_json(self) -> str:
-        """One line of text; equal specs give equal lines.
+        """One line of text; equal specs give equal lines. What only references have is left out elsewhere.
 
         >>> spec = EpisodeSpec("q", ("s",), 3, points=(Point(0, 1, 2, 1),))
         >>> EpisodeSpec.from_json(spec.to_json()) == spec
         True
         """
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        data = dataclasses.asdict(self)
+        if self.support_objects is None:  # so that lists keep their hashes
+            del data["support_objects"]
+        return json.dumps(data, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, line: str) -> EpisodeSpec:
@@ -86,6 +91,8 @@ class EpisodeSpec:
         data["support_ids"] = tuple(data["support_ids"])
         data["points"] = None if data["points"] is None else tuple(Point(*p) for p in data["points"])
         data["clicks"] = tuple(Click(*c) for c in data["clicks"])
+        if "support_objects" in data:
+            data["support_objects"] = tuple(data["support_objects"])
         return cls(**data)
 
 
@@ -139,8 +146,9 @@ class Features(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Instances:
-    """Instances of one image: ``boxes`` (n, 4) as x0, y0, x1, y1 in pixels, ``masks`` (n, H, W), ``labels`` (n,) and,
-    for detections, ``scores`` (n,) in [0, 1]; ``crowd`` (n,) marks regions that the evaluator ignores.
+    """Instances of one image: ``boxes`` (n, 4) as x0, y0, x1, y1 in pixels, ``masks`` (n, H, W) uint8, ``labels`` (n,)
+    and, for detections, ``scores`` (n,) in [0, 1], highest first; ``crowd`` (n,) bool marks regions that the evaluator
+    ignores. Labels are class ids, but for detections of a reference, which all have label 1.
     """
 
     boxes: Tensor
@@ -259,7 +267,7 @@ class VideoEpisode:
         return self
 
 
-ROW_SCHEMA_VERSION = 1
+ROW_SCHEMA_VERSION = 2  # 2 added the columns of instances; what 1 lacks is read as None
 
 
 class Row(NamedTuple):
@@ -268,6 +276,13 @@ class Row(NamedTuple):
     Columns that do not apply are None. Every metric and interval can be recomputed from rows without a GPU.
     ``boundary_*`` count boundary pixels of the prediction, of the truth, and those matched by the other side
     (DAVIS F); ``seconds_*`` are wall-clock seconds per episode.
+
+    An episode that asks for instances has one row without a ``score``, whose counts are those of the union of its
+    detections and whose ``truth`` says how many objects of each class the image shows, crowds left out (``"3:2 17:1"``
+    is two of class 3 and one of class 17); and one row per detection, with its ``score``, its rank as ``object_id``
+    and the counts of its mask against all pixels of the class. In ``matched_*`` and ``ignored_*`` bit i tells whether
+    COCO's evaluator matches or ignores it at IoU 0.5 + 0.05 i; ``matched_classes`` are the classes, parted by spaces,
+    as whose detection its box would be matched at IoU 0.5.
     """
 
     episode: int
@@ -293,3 +308,9 @@ class Row(NamedTuple):
     seconds_segment: float | None = None
     seconds_refine: float | None = None
     seconds_robot: float | None = None
+    truth: str | None = None
+    matched_boxes: int | None = None
+    matched_masks: int | None = None
+    ignored_boxes: int | None = None
+    ignored_masks: int | None = None
+    matched_classes: str | None = None

@@ -33,6 +33,7 @@ from fewseg.functional.iou import bootstrap_ious, per_class_iou, percentile_inte
 from fewseg.functional.run_figures import NOC_PERCENT, click_ious, final_rows, resampled, scores_of_objects
 
 _VERSION_KEY = b"fewseg_row_schema"
+_READABLE = {"1", str(ROW_SCHEMA_VERSION)}
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
 _IOU_AFTER = (1, 5)  # clicks
 
@@ -130,8 +131,11 @@ def read_rows(path: Path) -> pd.DataFrame:
     """
     content = pq.read_table(path, partitioning=None)
     version = (content.schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
-    if version != str(ROW_SCHEMA_VERSION):
+    if version not in _READABLE:
         raise FewsegError(path, f"row schema {version}", str(ROW_SCHEMA_VERSION), "run this evaluation again")
+    for field in _row_schema():
+        if field.name not in content.schema.names:
+            content = content.append_column(field, pa.nulls(len(content), field.type))
     frame = content.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     required = [field.name for field in _row_schema() if not field.nullable and field.type == pa.int64()]
     return typing.cast(pd.DataFrame, frame.astype(dict.fromkeys(required, "int64")))

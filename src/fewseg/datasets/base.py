@@ -39,6 +39,22 @@ class ObjectEntry(NamedTuple):
     area: int
 
 
+class AnnotatedInstance(NamedTuple):
+    """An annotated object, or crowd, of an image.
+
+    Args:
+        class_id: its class.
+        crowd: whether it is a group that nobody told apart; evaluators ignore what is found in it.
+        box: x, y, width and height in pixels, as annotated.
+        mask: (H, W) bool; the masks of an image may overlap.
+    """
+
+    class_id: int
+    crowd: bool
+    box: tuple[float, float, float, float]
+    mask: npt.NDArray[np.bool_]
+
+
 class ObjectIndex(NamedTuple):
     """What one scan of all label and object maps found.
 

@@ -74,6 +74,19 @@ class Video:
 
 
 @dataclasses.dataclass(frozen=True)
+class Search:
+    """How episodes ask for all instances of a class, which crops of other objects show: one for each image and class.
+
+    Args:
+        reference: the crops come from ``other`` images than the query, or from ``any``.
+        classes: those asked for: ``novel``, ``base`` or ``all``.
+    """
+
+    reference: Literal["other", "any"] = "other"
+    classes: Literal["novel", "base", "all"] = "novel"
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationPart:
     """Which episodes test a fold, and how they are scored.
 
@@ -98,6 +111,7 @@ class EvaluationPart:
         threshold: on the foreground probability.
         interaction: how queries are clicked; None where episodes ask for a class, not for an object.
         video: which frames are annotated, where an episode is a whole video; else None.
+        search: how instances are asked for, where an episode is an image and a class; else None.
     """
 
     split: str = "val"
@@ -118,10 +132,13 @@ class EvaluationPart:
     threshold: float = 0.5
     interaction: Interaction | None = None
     video: Video | None = None
+    search: Search | None = None
 
     @property
     def task(self) -> Task:
         """The task of the episodes."""
+        if self.search is not None:
+            return "instance"
         if self.video is not None:
             return "video" if self.video.frames == "first" else "interactive_video"
         return "semantic" if self.interaction is None else "interactive"
