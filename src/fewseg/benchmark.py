@@ -13,6 +13,7 @@ import fcntl
 import functools
 import hashlib
 import itertools
+import json
 import multiprocessing
 import os
 import platform
@@ -48,8 +49,8 @@ TRAINING_KEYS = {"max_steps", "batch_size", "precision", "validations", "n_val_e
 METHOD_KEYS = {"config", "model", "data", "training", "variants"}
 VARIANT_KEYS = {"data", "model", "repeat"}
 TEST_KEYS = {"data", "protocol", "folds", "shots", "points", "n_episodes"}
-# data options of robots and videos, which no training reads
-TEST_DATA = {"n_clicks", "refine", "refine_from", "zoom_in", "flip", "frame_size"}
+# data options of robots, videos and random boxes, which no training reads
+TEST_DATA = {"n_clicks", "refine", "refine_from", "zoom_in", "flip", "frame_size", "random_boxes"}
 # these change speed, or belong to a run, or stand elsewhere in the identity
 UNHASHED_DATA = {"num_workers", "pin_memory", "eval_batch_size", "budget_mb", "n_shot", "n_points", "n_episodes"}
 UNHASHED_DATA |= {"dataset", "protocol"} | TEST_DATA
@@ -339,15 +340,16 @@ def plan(path: Path) -> Plan:
     _check_distinct(path, runs)
     lacking = {variant.config for found in variants.values() for variant in found} - {run.config for run in runs}
     if lacking:
-        wanted = "tests with a robot or videos, which their data options are about"
-        remedy = "test under interactive or video, or drop data from the variant"
+        wanted = "tests with a robot, videos or instances, which their data options are about"
+        remedy = "test under interactive, video or one-shot, or drop data from the variant"
         raise FewsegError(f"{path}: methods.*.variants", sorted(lacking), wanted, remedy)
     return Plan(tuple(pretrainings), tuple(trainings), tuple(runs), dataset.n_folds, config)
 
 
 def _has_options(protocol: Protocol) -> bool:
     """Whether tests under a protocol read ``TEST_DATA``."""
-    return protocol.evaluation.robot is not None or protocol.evaluation.video is not None
+    part = protocol.evaluation
+    return part.robot is not None or part.video is not None or part.search is not None
 
 
 class _Variant(NamedTuple):
@@ -445,7 +447,7 @@ def _run(one: Training, variant: _Variant, test: _Test, n_shot: int, n_points: i
     further = {
         "dataset": [dataset.name, dataset.index().fingerprint] if "dataset" in {**test.options, **data} else None,
         "data": {k: v for k, v in test.options.items() if k not in UNHASHED_DATA}
-        | {k: options[k] for k in TEST_DATA & options.keys() if options[k] not in (None, False)},
+        | {k: options[k] for k in TEST_DATA & options.keys() if options[k] not in (None, False, "none")},
         "model": {k: _content(k, v) for k, v in variant.model.items()},
         **_objects(dataset, None, protocol),
         "videos": video_dataset(dataset).video_fingerprint(scored.split) if scored.video else None,
@@ -543,6 +545,7 @@ def _check(runs: Iterable[Run], pretrainings: Mapping[str, Training]) -> None:
     import pytorch_lightning as pl
 
     from fewseg.datamodules import FewShotDataModule
+    from fewseg.evaluation import check_finds
     from fewseg.models.create import build, check_arguments, class_named
     from fewseg.refinement import check_point
     from fewseg.video_session import check_follows
@@ -552,10 +555,13 @@ def _check(runs: Iterable[Run], pretrainings: Mapping[str, Training]) -> None:
         check_arguments(class_named(run.training.config["model"]["class_path"]), init)
         check_arguments(FewShotDataModule, run.options)
         data = FewShotDataModule(**{**run.options, "dataset": _dataset(Path("data"), run.options)})
-        if data.refine is not None or data.evaluation_part.video:  # what a network offers only the network knows
+        scored = data.evaluation_part
+        if data.refine is not None or scored.video or scored.search:  # what a network offers only the network knows
             blank = {key: None if key == "weights" else value for key, value in init.items()}
             module: Any = build(run.training.config["model"]["class_path"], blank)
-            if data.evaluation_part.video:
+            if scored.search:
+                check_finds(module.network, run.training.method, f"methods.{run.config}")
+            if scored.video:
                 check_follows(module.network, run.training.method, f"methods.{run.config}")
             if data.refine is not None:
                 check_point(module.network, data.refine, f"methods.{run.config}: refine", run.training.method)
@@ -744,7 +750,7 @@ def train(one: Training, out: Path, report: Callable[[int], None]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     results.write_text(folder / "config.yaml", yaml.safe_dump(one.config, sort_keys=False))
     module, data, make_trainer = _build(one, out)
-    validate = one.validations > 0 and data.n_val_episodes > 0 and data.training_part.hold_out_tenth
+    validate = one.validations > 0 and data.validates
     interval = max(1, one.max_steps // one.validations) if validate else None
     curve = Curve(folder / "curve.csv")
     keeper = Checkpoint(folder / "checkpoint", every=max(20, one.max_steps // 10), validate_every=interval)
@@ -795,11 +801,12 @@ def evaluate(run: Run, out: Path) -> Config:
     frame = pd.DataFrame(module.rows)
     trained = results.read_metrics(out / "trainings" / one.id)
     assert trained is not None
+    part = data.evaluation_part
     figures = {
         "method": one.method,
         "config": run.config,
         "dataset": data.dataset.name,
-        "task": data.evaluation_part.task,
+        "task": part.task,
         "protocol": data.protocol.name,
         "fold": one.fold,
         "n_shot": data.n_shot,
@@ -809,7 +816,7 @@ def evaluate(run: Run, out: Path) -> Config:
         "run": run.id,
         "pretraining": one.pretraining,
         "episode_list_sha256": data.episode_list().sha256,
-        **score(frame, data.dataset.class_names, data.scored_classes(), data.evaluation_part.runs, data.n_clicks),
+        **score(frame, data.dataset.class_names, data.scored_classes(), part.runs, data.n_clicks),
         **module.figures,
         **{k: trained[k] for k in ("n_parameters", "n_trained_parameters", "seconds_train")},
         "seconds_evaluation": round(time.perf_counter() - started, 2),
@@ -822,6 +829,10 @@ def evaluate(run: Run, out: Path) -> Config:
     }
     if run.pictures:
         save_pictures(module, data, module.rows, folder / "pictures")
+    for number in range(part.runs if module.detections else 0):
+        own = [entries for place, entries in module.detections if part.run_of(place, figures["n_episodes"]) == number]
+        entries = [entry for part_of_run in own for entry in json.loads(part_of_run)]
+        results.write_text(folder / f"detections-{number}.json", json.dumps(entries))
     results.write_text(out / "episodes" / f"{figures['episode_list_sha256']}.jsonl", data.episode_list().text())
     results.finish_run(folder, {**one.config, "run": {"data": run.data, "model": run.model}}, module.rows, figures)
     return figures

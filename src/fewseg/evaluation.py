@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewseg.episode import POSITIVE, VOID, Click, EpisodeBatch, EpisodeSpec, Features, Row, VideoEpisode
+from fewseg.episode import POSITIVE, VOID, Click, EpisodeBatch, EpisodeSpec, Features, Instances, Row, VideoEpisode
 from fewseg.errors import FewsegError
 from fewseg.functional.boundary import boundary_counts
 from fewseg.functional.fuse import fuse
 from fewseg.functional.geometry import restore
 from fewseg.functional.iou import confusion_counts
+from fewseg.functional.matching import Detected, Truth, encode, match
 from fewseg.functional.robot import next_click
+from fewseg.functional.shifts import random_detections, random_truth
 from fewseg.functional.timing import Seconds, now
 from fewseg.network import SegmentorNetwork
 from fewseg.refinement import Refinement
@@ -273,6 +275,154 @@ def video_rows(
             )
         )
     return scored
+
+
+class Found(NamedTuple):
+    """What a network found in the queries of a batch.
+
+    Args:
+        instances: per episode the detections of the class asked for, in pixels of the original query and on the CPU,
+            highest score first.
+        seconds: of each verb, per episode.
+        z: (B, D) where the method has one.
+    """
+
+    instances: tuple[Instances, ...]
+    seconds: Seconds
+    z: Tensor | None
+
+
+def check_finds(network: SegmentorNetwork, name: str, option: str) -> None:
+    """Raises a FewsegError unless the answer of a network is instances.
+
+    Args:
+        network: to test.
+        name: of the method, for the message.
+        option: that chose it.
+    """
+    if network.output != "instances":
+        expected = "a method that finds instances: SiameseMaskRCNN or MaskRCNN"
+        raise FewsegError(option, name, expected, "choose one of them, or a protocol that asks for masks")
+
+
+@torch.inference_mode()
+def search(network: Any, batch: EpisodeBatch) -> Found:
+    """Runs the verbs of a network that finds instances, each timed apart."""
+    device = batch.support_annotations.device
+    start = now(device)
+    supports, queries = network.encode_support(batch.support_images), network.encode_query(batch.query_images)
+    encoded = now(device)
+    guidance = network.guide(supports, batch.support_annotations)
+    guided = now(device)
+    instances = network.detect(queries, guidance, batch.frames)
+    n = len(batch)
+    seconds = Seconds((encoded - start) / n, (guided - encoded) / n, (now(device) - guided) / n)
+    if network.fixed_classes:
+        labels = [spec.class_id for spec in batch.specs]
+        instances = tuple(_only(one, one.labels == c) for one, c in zip(instances, labels, strict=True))
+    return Found(tuple(one.to("cpu") for one in instances), seconds, network.represent(guidance))
+
+
+def random_instances(batch: EpisodeBatch, found: Sequence[Instances], source: str) -> tuple[Instances, ...]:
+    """Random boxes in place of what was found: the random baselines of Siamese Mask R-CNN.
+
+    Args:
+        batch: with the annotated instances of its queries.
+        found: of each episode.
+        source: ``truth`` shifts the objects asked for and draws their scores (paper); ``detections`` shifts what was
+            found and permutes its scores (code).
+    """
+    assert batch.instances is not None
+    shifted = []
+    for spec, truth, detected in zip(batch.specs, batch.instances, found, strict=True):
+        given = detected
+        if source == "truth":
+            assert truth.crowd is not None
+            given = _only(truth.to("cpu"), ((truth.labels == spec.class_id) & ~truth.crowd).cpu())
+        boxes, masks = _corner_and_size(given.boxes), given.masks.numpy()
+        if source == "truth":
+            boxes, masks, scores = random_truth(boxes, masks, spec.seed)
+        else:
+            assert detected.scores is not None
+            boxes, masks, scores = random_detections(boxes, masks, detected.scores.numpy(), spec.seed)
+        order = np.argsort(-scores, kind="stable")
+        moved = torch.from_numpy(boxes[order])
+        moved[:, 2:] += moved[:, :2]
+        labels = torch.ones(len(order), dtype=torch.int64)
+        shifted.append(Instances(moved, torch.from_numpy(masks[order]), labels, torch.from_numpy(scores[order])))
+    return tuple(shifted)
+
+
+def detected(instances: Instances) -> Detected:
+    """Detections as COCO's tools read them."""
+    assert instances.scores is not None
+    scores = instances.scores.double().numpy()
+    return Detected(_corner_and_size(instances.boxes), encode(instances.masks.numpy()), scores)
+
+
+def instance_rows(
+    batch: EpisodeBatch,
+    found: Sequence[Instances],
+    part: EvaluationPart,
+    indices: Iterable[int],
+    seconds: Seconds | None = None,
+) -> list[Row]:
+    """One row for each episode, the counts of the union of its detections, and one for each detection.
+
+    A detection belongs to the union where its score exceeds the protocol's threshold.
+
+    Args:
+        batch: with targets and all annotated instances of its queries.
+        found: of each episode, at original size.
+        part: the evaluation part of the protocol.
+        indices: place of each episode in its list.
+        seconds: time of each verb.
+    """
+    assert batch.instances is not None
+    scored = []
+    for index, spec, target, truth, own in zip(
+        indices, batch.specs, batch.targets, batch.instances, found, strict=True
+    ):
+        assert target is not None
+        assert truth.crowd is not None
+        assert own.scores is not None
+        masks, labels, crowd = own.masks.numpy(), truth.labels.cpu().numpy(), truth.crowd.cpu().numpy()
+        union = np.asarray(masks[own.scores.numpy() > part.threshold].any(0), np.uint8)
+        classes, counts = np.unique(labels[~crowd], return_counts=True)
+        shown = " ".join(f"{c}:{n}" for c, n in zip(classes.tolist(), counts.tolist(), strict=True))
+        scored.append(_row(index, spec, union, target, part, seconds)._replace(truth=shown))
+        annotated = Truth(_corner_and_size(truth.boxes), encode(truth.masks.cpu().numpy()), crowd, labels)
+        matches = match(detected(own), annotated, spec.class_id)
+        for rank, mask in enumerate(masks):
+            scored.append(
+                _row(index, spec, mask, target, part, None)._replace(
+                    object_id=rank,
+                    score=float(own.scores[rank]),
+                    matched_boxes=int(matches.matched_boxes[rank]),
+                    matched_masks=int(matches.matched_masks[rank]),
+                    ignored_boxes=int(matches.ignored_boxes[rank]),
+                    ignored_masks=int(matches.ignored_masks[rank]),
+                    matched_classes=" ".join(map(str, matches.classes[rank])),
+                )
+            )
+    return scored
+
+
+def _only(instances: Instances, kept: Tensor) -> Instances:
+    scores, crowd = instances.scores, instances.crowd
+    return Instances(
+        instances.boxes[kept],
+        instances.masks[kept],
+        instances.labels[kept],
+        None if scores is None else scores[kept],
+        None if crowd is None else crowd[kept],
+    )
+
+
+def _corner_and_size(boxes: Tensor) -> np.ndarray[Any, Any]:
+    """Boxes (n, 4) as x, y, width and height."""
+    corners = boxes.double().cpu().numpy()
+    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
 
 
 def gather_parts(own: Item) -> list[Item]:

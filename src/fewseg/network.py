@@ -24,6 +24,7 @@ class SegmentorNetwork(nn.Module):
     """
 
     output: ClassVar[str] = "masks"  # "masks" or "instances"
+    fixed_classes: ClassVar[bool] = False  # labels of its instances are class ids, whatever is asked for
     uses_support: bool = True  # False: class-blind baseline
     uses_clicks: bool = False  # segment reads clicks on the query
     encodes_clicks: bool = False  # clicks enter its encoder: encode_query keeps the images

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from fewseg.datamodules.feature_cache import FeatureCache
-from fewseg.datasets.base import FewShotDataset
+from fewseg.datasets.base import AnnotatedInstance, FewShotDataset
 from fewseg.episode import (
     NEGATIVE,
     NO_CLICK,
@@ -29,18 +29,19 @@ from fewseg.episode import (
     EpisodeSpec,
     Features,
     Frame,
+    Instances,
     Task,
 )
 from fewseg.functional.clicks import ClickSampling, pad_clicks, sample_clicks
 from fewseg.functional.label_maps import annotation_map, draw_points, object_map, query_mask, sub_seed
-from fewseg.sampling import Protocol
+from fewseg.sampling import Protocol, search_dataset
 from fewseg.transforms import Augment, Augmentation, FitMode, channels_first, crop_around, fit, frame_of, move_points
 from fewseg.transforms import draw_points as draw_map
 
 Map = npt.NDArray[np.uint8]
 Masks = Literal["class", "foreground", "labels"]
 Cache = Literal["none", "images", "features"]
-TrainEpisodes = Literal["semantic", "interactive", "crops", "warps", "video"]
+TrainEpisodes = Literal["semantic", "interactive", "crops", "warps", "video", "instance"]
 Clicks = Sequence[tuple[int, int, int]]  # (row, col, label) in the canvas
 CACHE_BYTES = 4 * 10**9  # of decoded files that the processes of one loader keep together
 
@@ -61,6 +62,7 @@ class Sample:
     spec: EpisodeSpec
     clicks: Clicks = ()
     task: Task = "semantic"
+    instances: Instances | None = None
 
 
 class _Memory:
@@ -105,6 +107,7 @@ class Assembler:
         limit: bytes that ``cache`` may take in one process.
         train_episodes: what training episodes ask for.
         train_clicks: how interactive training clicks.
+        reference_size: side of the square that references are fitted on.
     """
 
     def __init__(
@@ -120,11 +123,14 @@ class Assembler:
         limit: int = CACHE_BYTES,
         train_episodes: TrainEpisodes = "semantic",
         train_clicks: ClickSampling = "uniform",
+        reference_size: int = 192,
     ) -> None:
+        self.reference_size = (reference_size, reference_size)
         self.dataset, self.protocol, self.fold = dataset, protocol, fold
         self.size, self.resize, self.masks = size, resize, masks
         self.augment, self.leave = Augment(augmentation), Augment("none")
         self.pair: Callable[[str], Any] = _Memory(dataset.pair, limit) if cache == "images" else dataset.pair
+        self.image: Callable[[str], Any] = _Memory(dataset.image, limit) if cache == "images" else dataset.image
         self.label: Callable[[str], Map] = _Memory(dataset.label, limit) if cache == "features" else dataset.label
         self.objects: Callable[[str], Map] = (
             dataset.objects if cache == "none" else _Memory(dataset.objects, limit // 4)
@@ -155,6 +161,8 @@ class Assembler:
 
         Everything is at network size, but for the query of an episode that the robot clicks.
         """
+        if spec.support_objects is not None:
+            return self._search(spec, training)
         part = self.protocol.training if training else self.protocol.evaluation
         robot = not training and self.robot_clicks(spec)
         pair = self.train_episodes in ("warps", "video") if training else self.protocol.evaluation.video is not None
@@ -197,6 +205,42 @@ class Assembler:
             return Sample(supports, annotations, query, mask, target, frame, spec)
         clicks = self._given_clicks(spec, query_mask(asked, number))
         return Sample(supports, annotations, query, mask, target, frame, spec, clicks, "interactive")
+
+    def _search(self, spec: EpisodeSpec, training: bool) -> Sample:
+        """An episode that asks for all instances of a class: references are crops, annotated all over.
+
+        Instances are on the canvas in training, and only those of classes that train; else at original size, all.
+        """
+        dataset, part = search_dataset(self.dataset), self.protocol.training if training else self.protocol.evaluation
+        supports, annotations = [], []
+        for shot, (image_id, number) in enumerate(zip(spec.support_ids, spec.support_objects or (), strict=True)):
+            crop = dataset.reference(image_id, number)
+            all_over = np.full(crop.shape[:2], POSITIVE, np.uint8)
+            pixels, annotation, _ = fit(crop, all_over, self.reference_size)
+            out = (self.augment if training else self.leave)(pixels, annotation, (), spec.seed + 7919 * (shot + 1))
+            supports.append(out.image)
+            annotations.append(np.asarray(out.label_map))
+        image = self.image(spec.query_id)
+        frame = frame_of(image.shape[:2], self.size, self.resize)
+        if training and self.masks != "class":
+            label = self.label(spec.query_id)
+            query, mask = self._place(spec.query_id, image, self._training_mask(label, spec), None, spec.seed, True)
+            return Sample(supports, annotations, query, mask, None, frame, spec, task="instance")
+        annotated = dataset.instances(spec.query_id)
+        asked = np.zeros(image.shape[:2], np.uint8)
+        for one in sorted(annotated, key=lambda one: not one.crowd):  # an object shows in front of a crowd
+            if one.class_id == spec.class_id:
+                asked[one.mask] = VOID if one.crowd else POSITIVE
+        if part.void != "ignore":
+            asked[asked == VOID] = part.void == "foreground"
+        query, mask = self._place(spec.query_id, image, asked, None, spec.seed, training)
+        if not training:
+            truth = instances_of(annotated, image.shape[:2])
+            target, frame = self._target(asked)
+            return Sample(supports, annotations, query, mask, target, frame, spec, task="instance", instances=truth)
+        trained = [one for one in annotated if self._base_numbers[one.class_id]]
+        placed = on_canvas(instances_of(trained, image.shape[:2]), frame, self.resize, self.augment.flipped(spec.seed))
+        return Sample(supports, annotations, query, mask, None, frame, spec, task="instance", instances=placed)
 
     def robot_clicks(self, spec: EpisodeSpec) -> bool:
         """Whether the robot of the protocol clicks in this evaluation episode, instead of the list."""
@@ -316,6 +360,45 @@ class Assembler:
         return resized, Frame(size, self.size, frame.box)
 
 
+def instances_of(annotated: Sequence[AnnotatedInstance], size: tuple[int, int]) -> Instances:
+    """Annotated instances of an image of (H, W) = ``size`` as tensors; boxes are as annotated."""
+    height, width = size
+    boxes = torch.tensor([one.box for one in annotated], dtype=torch.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    masks = np.stack([one.mask for one in annotated]) if annotated else np.zeros((0, height, width), bool)
+    return Instances(
+        boxes=boxes,
+        masks=torch.from_numpy(masks.astype(np.uint8)),
+        labels=torch.tensor([one.class_id for one in annotated], dtype=torch.int64),
+        crowd=torch.tensor([one.crowd for one in annotated], dtype=torch.bool),
+    )
+
+
+def on_canvas(instances: Instances, frame: Frame, resize: FitMode, flipped: bool) -> Instances:
+    """Instances of an image on the network's canvas; those that are less than a pixel wide or high there are left out.
+
+    Args:
+        instances: in the pixels of the original image.
+        frame: how the image lies in the canvas.
+        resize: how it came there.
+        flipped: whether the canvas was mirrored afterwards.
+    """
+    height, width = frame.original
+    scale = torch.tensor([frame.box.width / width, frame.box.height / height], dtype=torch.float64).repeat(2)
+    corner = torch.tensor([frame.box.left, frame.box.top], dtype=torch.float64).repeat(2)
+    boxes = instances.boxes * scale + corner
+    kept = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1).nonzero()[:, 0]
+    boxes = boxes[kept].float()
+    fitted = [fit(None, mask.numpy(), frame.network, resize)[1] == POSITIVE for mask in instances.masks[kept]]
+    masks = np.stack(fitted) if fitted else np.zeros((0, *frame.network), bool)
+    if flipped:
+        masks = masks[:, :, ::-1]
+        boxes[:, [0, 2]] = frame.network[1] - boxes[:, [2, 0]]
+    assert instances.crowd is not None
+    pixels = torch.from_numpy(np.ascontiguousarray(masks, np.uint8))
+    return Instances(boxes, pixels, instances.labels[kept], crowd=instances.crowd[kept])
+
+
 def _only_object(objects: Map, number: int) -> Map:
     """The annotation (H, W) of one object where nothing is said about the others: they are unknown, as void is."""
     table = np.full(256, UNKNOWN, np.uint8)
@@ -336,18 +419,20 @@ def _features(cached: Sequence[tuple[Tensor, ...]], leading: tuple[int, ...], im
 
 
 def collate(samples: Sequence[Sample], image_size: tuple[int, int]) -> EpisodeBatch:
-    """One batch; supports have the size of the canvas, queries have that or, where a robot clicks, their own.
+    """One batch; supports have the size of the canvas or that of references, queries that or, for a robot, their own.
 
     All pixels lie in one block, supports before queries and images before maps: every part costs a handle to send.
     """
     n, shots = len(samples), len(samples[0].supports)
+    found: list[Any] = [sample.instances for sample in samples]
     height, width = samples[0].mask.shape
     supports, queries = [support for s in samples for support in s.supports], [s.query for s in samples]
+    support_size = samples[0].annotations[0].shape if shots else image_size
     pictures = [0 if isinstance((part or [()])[0], tuple) else len(part) for part in (supports, queries)]
     shapes = [
-        (pictures[0], 3, *image_size),
+        (pictures[0], 3, *support_size),
         (pictures[1], 3, height, width),
-        (n * shots, *image_size),
+        (n * shots, *support_size),
         (n, height, width),
     ]
     block = _block(sum(map(math.prod, shapes)))
@@ -363,15 +448,16 @@ def collate(samples: Sequence[Sample], image_size: tuple[int, int]) -> EpisodeBa
         support_images=(
             _features(supports, (n, shots), image_size)
             if shots and not pictures[0]
-            else support_pixels.view(n, shots, 3, *image_size)
+            else support_pixels.view(n, shots, 3, *support_size)
         ),
-        support_annotations=annotations.view(n, shots, *image_size),
+        support_annotations=annotations.view(n, shots, *support_size),
         query_images=query_pixels if pictures[1] else _features(queries, (n,), image_size),
         query_clicks=pad_clicks([s.clicks for s in samples]),
         query_masks=masks,
         targets=tuple(None if s.target is None else torch.from_numpy(s.target) for s in samples),
         frames=tuple(sample.frame for sample in samples),
         specs=tuple(sample.spec for sample in samples),
+        instances=None if found[0] is None else tuple(found),
         task=samples[0].task,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -27,8 +27,9 @@ from fewseg.datamodules.assembler import (
 )
 from fewseg.datamodules.feature_cache import build
 from fewseg.datasets.base import FewShotDataset
-from fewseg.episode import UNKNOWN, EpisodeBatch, EpisodeSpec, VideoEpisode
+from fewseg.episode import POSITIVE, UNKNOWN, EpisodeBatch, EpisodeSpec, VideoEpisode
 from fewseg.errors import FewsegError
+from fewseg.evaluation import check_finds
 from fewseg.functional.clicks import ClickSampling, append_error_clicks
 from fewseg.functional.label_maps import annotation_map, query_mask, sub_seed
 from fewseg.network import SegmentorNetwork
@@ -37,16 +38,20 @@ from fewseg.refinement import check_point
 from fewseg.sampling import (
     EpisodeList,
     EvaluationPart,
+    InstanceSampler,
     ObjectSampler,
     PointMode,
     TrainingDraw,
     TrainingPart,
     TrainingSampler,
     VideoSampler,
+    asked_classes,
     frozen_list,
     groups,
+    instance_pool,
     object_pool,
     objects_of,
+    search_dataset,
     training_pool,
     video_dataset,
     video_pool,
@@ -56,6 +61,8 @@ from fewseg.transforms import draw_points as draw_map
 from fewseg.video_session import check_follows
 
 Item = TypeVar("Item")
+RandomBoxes = Literal["none", "truth", "detections"]
+Sampling = TrainingSampler | ObjectSampler | VideoSampler | InstanceSampler
 
 
 class FewShotDataModule(pl.LightningDataModule):
@@ -68,7 +75,7 @@ class FewShotDataModule(pl.LightningDataModule):
         dataset: the images.
         protocol: named variant of the benchmark: clean, clean-mixed, oracle, oslsm, sgone, sgone-multiclass, hsnet,
             pfenet, panet or revolver; for objects interactive, interactive-component, interactive-points or thesis; for
-            videos video or interactive-video.
+            videos video or interactive-video; for instances one-shot, one-shot-base, one-shot-all or one-shot-code.
         fold: which block of classes is novel.
         n_shot: K of the evaluation, annotated frames of a video; 0 is allowed where the query is clicked.
         n_points: annotated pixels per label and support image of the evaluation; null = dense masks. Under
@@ -84,8 +91,9 @@ class FewShotDataModule(pl.LightningDataModule):
             in the query, with ``train_shot`` other images of its class (``interactive``); an object shown by
             ``train_shot`` random crops of the query around it (``crops``, after section 5.2 of the guided networks'
             paper); an object of a video shown by ``train_shot`` of its frames, other objects unknown there (``video``),
-            or by as many copies of the query, which ``augmentation`` makes differ, as in a video (``warps``); null =
-            what the protocol tests. Objects have at least the protocol's ``min_area`` pixels.
+            or by as many copies of the query, which ``augmentation`` makes differ, as in a video (``warps``); all
+            instances of a class that crops of ``train_shot`` objects show (``instance``); null = what the protocol
+            tests. Objects have at least the protocol's ``min_area`` pixels.
         train_clicks: how interactive training clicks, at network size: ``uniform`` (0 to 99 pixels of each label),
             ``dios`` or ``fbrs`` (see ``fewseg.functional.clicks``).
         train_iterations: interactive training goes on with up to so many clicks, a number drawn for each step, each
@@ -99,6 +107,10 @@ class FewShotDataModule(pl.LightningDataModule):
         frame_size: longer side in pixels of the canvas of a tested video, which has the proportions of its frames;
             null = ``size``.
         budget_mb: memory in MB that a tested video's features may take; the rest of them goes to disk.
+        reference_size: side of the square in pixels that crops of reference objects are fitted on; null = 3/16 of
+            ``size``, as 192 is of 1024, but at least 32.
+        random_boxes: what is scored instead of detections, for a baseline: ``truth`` shifts the objects asked for to
+            random places (paper), ``detections`` shifts the detections and permutes their scores (code).
         size: side of the network's square canvas in pixels.
         resize: of every image: ``letterbox`` keeps the aspect ratio, ``square`` does not; null = the protocol's:
             ``square`` where it stretches queries, else ``letterbox``.
@@ -136,6 +148,8 @@ class FewShotDataModule(pl.LightningDataModule):
         flip: bool = False,
         frame_size: int | None = None,
         budget_mb: int = 1024,
+        reference_size: int | None = None,
+        random_boxes: RandomBoxes = "none",
         size: int = 320,
         resize: FitMode | None = None,
         augmentation: Augmentation = "flip",
@@ -175,9 +189,18 @@ class FewShotDataModule(pl.LightningDataModule):
             got = f"{train_iterations} beside {asks} episodes and {train_masks} masks"
             remedy = "set it to 0, or train_episodes to interactive and train_masks to class"
             raise FewsegError("--data.train_iterations", got, "0 where training has no clicks", remedy)
-        if cache == "features" and asks == "crops":
+        if cache == "features" and asks in ("crops", "instance"):
             remedy = "cache images"
             raise FewsegError("--data.cache", cache, "none or images beside crops, which have no features", remedy)
+        if asks == "instance" and augmentation == "full":
+            raise FewsegError("--data.augmentation", "full", "none or flip beside instances", "choose flip")
+        if asks == "instance" and train_points != "dense":
+            raise FewsegError("--data.train_points", train_points, "dense: references are boxes", "leave it out")
+        if reference_size is not None and reference_size < 8:
+            raise FewsegError("--data.reference_size", reference_size, "8 pixels or more", "raise it, or leave it out")
+        if random_boxes != "none" and part.search is None:
+            expected = f"none under {protocol}, which asks for no instances"
+            raise FewsegError("--data.random_boxes", random_boxes, expected, "leave it out, or use one-shot")
         if asks == "warps" and augmentation == "none":
             remedy = "choose full, or train on crops"
             raise FewsegError("--data.augmentation", "none", "flip or full, which make copies differ", remedy)
@@ -198,6 +221,7 @@ class FewShotDataModule(pl.LightningDataModule):
         self.n_clicks = part.interaction.n_clicks if part.robot and part.interaction and not n_clicks else n_clicks
         self.refine, self.refine_from, self.zoom_in, self.flip = refine, refine_from, zoom_in, flip
         self.frame_size, self.budget_mb = frame_size or size, budget_mb
+        self.reference_size, self.random_boxes = reference_size or max(32, size * 3 // 16), random_boxes
         limit = CACHE_BYTES // max(1, num_workers)
         self.assembler = Assembler(
             dataset,
@@ -211,6 +235,7 @@ class FewShotDataModule(pl.LightningDataModule):
             limit=limit,
             train_episodes=asks,
             train_clicks=train_clicks,
+            reference_size=self.reference_size,
         )
 
     @property
@@ -229,6 +254,9 @@ class FewShotDataModule(pl.LightningDataModule):
         if self.refine is not None and tests and self.trainer is not None:
             module: Any = self.trainer.lightning_module
             check_point(module.network, self.refine, "--data.refine", type(module).__name__)
+        if self.evaluation_part.search is not None and tests and self.trainer is not None:
+            module = self.trainer.lightning_module
+            check_finds(module.network, type(module).__name__, "--model")
         if self.evaluation_part.video is not None and self.trainer is not None:
             module = self.trainer.lightning_module
             if isinstance(getattr(module, "network", None), SegmentorNetwork):
@@ -270,7 +298,7 @@ class FewShotDataModule(pl.LightningDataModule):
         )
         return self._loader(_Training(self.assembler, self.training_sampler()), collate, batch_sampler=steps)
 
-    def training_sampler(self) -> TrainingSampler | ObjectSampler | VideoSampler:
+    def training_sampler(self) -> Sampling:
         """What draws the training episodes.
 
         Raises:
@@ -279,6 +307,9 @@ class FewShotDataModule(pl.LightningDataModule):
         if self.train_episodes == "video":
             videos = video_pool(self.dataset, self.training_part, held_out=False)
             return VideoSampler(videos, self.train_shot, self.train_points, self.seed)
+        if self.train_episodes == "instance":
+            found = instance_pool(self.dataset, self.training_part, self.fold)
+            return InstanceSampler(found, self.train_shot, self.seed)
         pool = training_pool(self.dataset, self.training_part, self.fold)
         if self.train_episodes == "semantic":
             return TrainingSampler(pool, self.train_shot, self.train_points, self.seed)
@@ -307,9 +338,15 @@ class FewShotDataModule(pl.LightningDataModule):
             module.training = mode
         return batch
 
+    @property
+    def validates(self) -> bool:
+        """Whether there are base-class episodes for model selection."""
+        held_out = self.training_part.hold_out_tenth or self.evaluation_part.search is not None
+        return self.n_val_episodes > 0 and self.train_masks != "labels" and held_out
+
     def val_dataloader(self) -> DataLoader[EpisodeBatch] | list[Any]:
         """Base-class episodes over images that training never sees; the only ones that model selection may use."""
-        if self.n_val_episodes == 0 or self.train_masks == "labels" or not self.training_part.hold_out_tenth:
+        if not self.validates:
             return []
         if self.evaluation_part.video is not None and self.train_episodes != "video":
             return []  # trained on images, which have no pairs of frames
@@ -341,15 +378,23 @@ class FewShotDataModule(pl.LightningDataModule):
         """The frozen base-class list for model selection: 1-shot dense, or, where the protocol tests objects, one
         positive and one negative click on each query and ``train_shot`` dense supports.
         """
-        n_shot = 1 if self.evaluation_part.task == "semantic" else self.train_shot
+        n_shot = 1 if self.evaluation_part.task in ("semantic", "instance") else self.train_shot
         return frozen_list("validation", self.dataset, self.protocol, self.fold, n_shot, None, self.n_val_episodes)
 
     def scored_classes(self) -> tuple[int, ...]:
         """The class ids that the test list draws from."""
+        if self.evaluation_part.search is not None:
+            return asked_classes(self.dataset, self.evaluation_part, self.fold)
         return self.dataset.novel_classes(self.fold)
 
     def pictures_of_supports(self, spec: EpisodeSpec) -> list[tuple[npt.NDArray[np.uint8], Map]]:
         """Supports (H, W, 3) with their annotation maps (H, W) at original size, for people to look at."""
+        if spec.support_objects is not None:
+            found = search_dataset(self.dataset)
+            crops = [
+                found.reference(*reference) for reference in zip(spec.support_ids, spec.support_objects, strict=True)
+            ]
+            return [(crop, np.full(crop.shape[:2], POSITIVE, np.uint8)) for crop in crops]
         out = []
         for shot, image_id in enumerate(spec.support_ids):
             image, label = self.dataset.pair(image_id)
@@ -454,7 +499,7 @@ class _Videos(Dataset[VideoEpisode]):
 class _Training(Dataset[Sample]):
     """Training episode i, drawn when it is asked for."""
 
-    def __init__(self, assembler: Assembler, sampler: TrainingSampler | ObjectSampler | VideoSampler) -> None:
+    def __init__(self, assembler: Assembler, sampler: Sampling) -> None:
         self.assembler, self.sampler = assembler, sampler
 
     def __getitem__(self, i: int) -> Sample:
@@ -494,6 +539,8 @@ def _asked(part: EvaluationPart) -> TrainEpisodes:
     """What training asks for where it is to ask for what the protocol tests."""
     if part.video is not None:
         return "video"
+    if part.search is not None:
+        return "instance"
     return "semantic" if part.interaction is None else "interactive"
 
 

@@ -8,6 +8,7 @@ from fewseg.models.fine_tune import FineTune
 from fewseg.models.fsis import FSIS
 from fewseg.models.guided import GuidedNet
 from fewseg.models.logreg import LogReg
+from fewseg.models.mask_rcnn import MaskRCNN
 from fewseg.models.nearest_neighbor import NearestNeighbor
 from fewseg.models.oslsm import OSLSM
 from fewseg.models.osvos import OSVOS
@@ -16,6 +17,7 @@ from fewseg.models.pl import PL
 from fewseg.models.pretraining import EncoderPretraining as EncoderPretraining
 from fewseg.models.sgone import SGOne
 from fewseg.models.siamese import Siamese
+from fewseg.models.siamese_mask_rcnn import SiameseMaskRCNN
 
 __all__ = [
     "DIOS",
@@ -29,8 +31,10 @@ __all__ = [
     "FineTune",
     "GuidedNet",
     "LogReg",
+    "MaskRCNN",
     "NearestNeighbor",
     "PANet",
     "SGOne",
     "Siamese",
+    "SiameseMaskRCNN",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,20 +19,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fewseg import evaluation
-from fewseg.episode import EpisodeBatch, Row, VideoEpisode
+from fewseg.episode import EpisodeBatch, Instances, Row, VideoEpisode
 from fewseg.errors import FewsegError
 from fewseg.functional.draw import shown_frames
+from fewseg.functional.instance_figures import instance_figures
 from fewseg.functional.iou import fb_iou, mean_iou, positive_iou
+from fewseg.functional.matching import result
 from fewseg.functional.run_figures import final_rows, scores_of_objects, video_accuracy
 from fewseg.metrics import EpisodeIoU, GuidanceVariance
 from fewseg.modules.encoders import ImageEncoder
 from fewseg.network import SegmentorNetwork
 from fewseg.results import atomic, write_json
-from fewseg.sampling import EvaluationPart
+from fewseg.sampling import EvaluationPart, search_dataset
 from fewseg.transforms import FitMode
 
 Optimizer = Literal["adamw", "sgd"]
-Schedule = Literal["one_cycle", "constant"]
+Schedule = Literal["one_cycle", "step", "constant"]
 
 FILMS = 3  # videos of a test whose labels are kept for pictures: the first of its list, the same for all methods
 GIF_FRAMES = 40
@@ -47,10 +50,12 @@ class FewShotSegmentor(pl.LightningModule):
         weight_decay: on all parameters.
         optimizer: ``adamw``, or ``sgd`` with ``momentum``.
         momentum: of SGD.
-        schedule: ``one_cycle`` (warm-up, then cosine to zero over ``max_steps``) or ``constant``.
+        schedule: ``one_cycle`` (warm-up, then cosine to zero over ``max_steps``), ``step`` (a tenth of the rate for the
+            last quarter of the steps) or ``constant``.
     """
 
     network: SegmentorNetwork
+    warmup_steps: int = 0  # before the encoder learns
 
     def __init__(
         self,
@@ -71,6 +76,7 @@ class FewShotSegmentor(pl.LightningModule):
         self.places: list[int] = []  # in the test list, of the episodes that this process has yet to test, last first
         self.guidance = GuidanceVariance()  # likewise
         self.objectives: list[tuple[float, float]] = []  # of its refinements, before and after
+        self.detections: list[tuple[int, str]] = []  # of its instances, by place, the entries of COCO results as JSON
         self.films: dict[int, dict[int, Labels]] = {}  # of its first videos, by place, the labels of some frames
         self.val_iou: EpisodeIoU | None = None
         self.image_size: int | None = None  # side of the canvas it was trained on
@@ -105,9 +111,21 @@ class FewShotSegmentor(pl.LightningModule):
                 raise FewsegError("--trainer.max_steps", self.trainer.max_steps, f"at most {planned}", remedy)
 
     def on_train_batch_start(self, batch: EpisodeBatch, batch_idx: int) -> None:
-        """Seeds dropout from (seed, step), so that a resumed training continues exactly."""
+        """Seeds dropout from (seed, step), so that a resumed training continues exactly; ends the warm-up."""
         seed = int(getattr(getattr(self.trainer, "datamodule", None), "seed", 0))
         torch.manual_seed(seed * 1_000_003 + self.global_step)
+        if self.warmup_steps:
+            self._let_encoder_learn(self.global_step >= self.warmup_steps)
+
+    def on_train_end(self) -> None:
+        """What was to learn says so again, should the training have ended within the warm-up."""
+        if self.warmup_steps:
+            self._let_encoder_learn(True)
+
+    def _let_encoder_learn(self, learns: bool) -> None:
+        encoder: Any = self.network.encoder
+        if encoder.trainable:
+            encoder.requires_grad_(learns)
 
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
         """The sum of the network's losses; each is logged."""
@@ -138,6 +156,7 @@ class FewShotSegmentor(pl.LightningModule):
     def on_test_epoch_start(self) -> None:
         """Starts counting anew."""
         self.rows, self.objectives, self.guidance, self.films = [], [], GuidanceVariance(), {}
+        self.detections = []
         self.places = list(reversed(self.trainer.datamodule.places()))  # type: ignore[attr-defined]
 
     def test_step(self, batch: EpisodeBatch | VideoEpisode, batch_idx: int) -> None:
@@ -166,6 +185,11 @@ class FewShotSegmentor(pl.LightningModule):
             self.rows += evaluation.click_rows(batch, replies, part, indices)
             self.objectives += [reply.objective for reply in replies if reply.objective is not None]
             return
+        if part.search is not None:
+            if batch_idx == 0:
+                evaluation.search(self.network, batch)
+            self._score_instances(batch, indices)
+            return
         if batch_idx == 0:
             evaluation.predict(self.network, batch)
         prediction = evaluation.predict(self.network, batch)
@@ -173,14 +197,30 @@ class FewShotSegmentor(pl.LightningModule):
         if prediction.z is not None:
             self.guidance.update([spec.class_id for spec in batch.specs], prediction.z)
 
+    def _score_instances(self, batch: EpisodeBatch, indices: list[int]) -> None:
+        """Appends the rows and the detections of a batch that asks for instances."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        found = evaluation.search(self.network, batch)
+        instances = found.instances
+        if data.random_boxes != "none":
+            instances = evaluation.random_instances(batch, instances, data.random_boxes)
+        self.rows += evaluation.instance_rows(batch, instances, self._part(), indices, found.seconds)
+        for place, spec, own in zip(indices, batch.specs, instances, strict=True):
+            ids = search_dataset(data.dataset).result_ids(spec.query_id, spec.class_id)
+            self.detections.append((place, json.dumps(result(*ids, evaluation.detected(own)))))
+        if found.z is not None:
+            self.guidance.update([spec.class_id for spec in batch.specs], found.z)
+
     def on_test_epoch_end(self) -> None:
         """Gathers the rows of all processes, asserts that every episode is there once, and logs the scores."""
         episodes = [list(rows) for _, rows in itertools.groupby(self.rows, lambda row: row.episode)]
         gathered = evaluation.gather(episodes, lambda rows: rows[0].episode)
         self.rows = [row for rows in gathered for row in rows]
-        final = final_rows(pd.DataFrame(self.rows))
+        frame = pd.DataFrame(self.rows)
+        final = final_rows(frame)
         self.guidance = functools.reduce(GuidanceVariance.plus, evaluation.gather_parts(self.guidance))
         self.objectives = [pair for pairs in evaluation.gather_parts(self.objectives) for pair in pairs]
+        self.detections = evaluation.gather(self.detections, lambda item: item[0])
         self.films = functools.reduce(lambda some, more: some | more, evaluation.gather_parts(self.films))
         tp, fp, fn, tn = (final[name].to_numpy(np.int64) for name in ("tp", "fp", "fn", "tn"))
         if self._tests_videos():  # of one class, so that mIoU is positive IU
@@ -189,6 +229,10 @@ class FewShotSegmentor(pl.LightningModule):
         else:
             scores = {"miou": mean_iou(final["class_id"], tp, fp, fn), "fb_iou": fb_iou(tp, fp, fn, tn)}
         scores["positive_iou"] = positive_iou(tp, fp, fn)
+        if self._part().search is not None:
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            found = instance_figures(frame, data.dataset.class_names, data.scored_classes(), self._part().runs)
+            scores |= {name: found[name] for name in ("ap50_boxes", "ap50") if name in found}
         self.log_dict({f"test/{k}": v for k, v in scores.items()}, batch_size=1, rank_zero_only=True)
 
     @property
@@ -213,12 +257,17 @@ class FewShotSegmentor(pl.LightningModule):
 
     def predict_step(
         self, batch: EpisodeBatch | VideoEpisode, batch_idx: int
-    ) -> list[np.ndarray[Any, Any]] | Iterator[evaluation.Tracked]:
-        """Masks (H, W) uint8 of the batch's queries, 0 or 1, at original size; of a video its frames one by one."""
+    ) -> list[np.ndarray[Any, Any]] | list[Instances] | Iterator[evaluation.Tracked]:
+        """Masks (H, W) uint8 of the batch's queries, 0 or 1, at original size; of a video its frames one by one.
+
+        Where a protocol asks for instances, those of each query, in its original pixels.
+        """
         if isinstance(batch, VideoEpisode):
             self._check_shots(len(batch.annotations), "--data.n_shot")
             return self._track(batch)
         self._check_shots(batch.n_shot, "--data.n_shot")
+        if self._part().search is not None:
+            return list(evaluation.search(self.network, batch).instances)
         if self._part().robot is not None:
             return [self._interact(batch)[-1].mask]
         return evaluation.masks(batch, evaluation.predict(self.network, batch).logits, self._part().threshold)
@@ -342,6 +391,9 @@ def configure(module: pl.LightningModule, groups: list[dict[str, Any]]) -> Any:
     if options.schedule == "constant":
         return optimizer
     steps = int(module.trainer.estimated_stepping_batches)
+    if options.schedule == "step":
+        drop = torch.optim.lr_scheduler.MultiStepLR(optimizer, [steps * 3 // 4])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": drop, "interval": "step"}}
     rates = [float(group["lr"]) for group in groups]
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, cycle_momentum=False)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
