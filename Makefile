@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 2
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install benchmark benchmark-voc400 benchmark-shapes-zoo benchmark-voc400-zoo benchmark-ablations benchmark-interactive-points benchmark-thesis benchmark-interactive-real benchmark-transfer benchmark-video benchmark-interactive-video benchmark-davis benchmark-osvos-semantic test check lint types format report docs bench-data bench-train bench-session bench-video clean
+.PHONY: help install benchmark benchmark-voc400 benchmark-shapes-zoo benchmark-voc400-zoo benchmark-ablations benchmark-interactive-points benchmark-thesis benchmark-interactive-real benchmark-transfer benchmark-video benchmark-interactive-video benchmark-davis benchmark-osvos-semantic benchmark-instance benchmark-instance-splits benchmark-instance-all test check lint types format report docs bench-data bench-train bench-session bench-video bench-instance imagenet-list clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-28s %s\n", $$1, $$2}'
@@ -63,6 +63,15 @@ benchmark-davis: $(INSTALLED)  ## real videos (needs FEWSEG_DATA): report in run
 benchmark-osvos-semantic: $(INSTALLED)  ## OSVOS among the methods that learn at test time: report in runs/osvos-semantic
 	$(BIN)/fewseg benchmark experiments/benchmarks/osvos-semantic.yaml --out runs/osvos-semantic
 
+benchmark-instance: $(INSTALLED)  ## every instance of what a crop shows, generated scenes, split S1: report in runs/instance-shapes
+	$(BIN)/fewseg benchmark experiments/benchmarks/instance-shapes.yaml --out runs/instance-shapes
+
+benchmark-instance-splits: $(INSTALLED)  ## the same on all four splits: report in runs/instance-shapes-splits
+	$(BIN)/fewseg benchmark experiments/benchmarks/instance-shapes-splits.yaml --out runs/instance-shapes-splits
+
+benchmark-instance-all: $(INSTALLED)  ## trained on all classes, from a reference or as a list: report in runs/instance-shapes-all
+	$(BIN)/fewseg benchmark experiments/benchmarks/instance-shapes-all.yaml --out runs/instance-shapes-all
+
 test: $(INSTALLED)  ## run the tests
 	$(BIN)/python -m pytest
 
@@ -99,6 +108,12 @@ bench-session: $(INSTALLED)  ## what one more click costs against a full forward
 
 bench-video: $(INSTALLED)  ## memory and time of a long video, of a change of annotations and of the boundary measure
 	$(BIN)/python experiments/bench_video.py
+
+bench-instance: $(INSTALLED)  ## a search by reference against a detector with fixed classes
+	$(BIN)/python experiments/bench_instance.py
+
+imagenet-list: $(INSTALLED)  ## write the list of ImageNet's classes that COCO does not have
+	$(BIN)/python experiments/pretrain_imagenet.py --list experiments/imagenet_without_coco.txt
 
 clean:  ## remove build products and runs, not .venv
 	rm -rf runs build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

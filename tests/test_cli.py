@@ -352,7 +352,7 @@ def test_options_say_what_was_expected(capsys, tmp_path):
         return refused(capsys, command("fit", tmp_path, *GUIDED, *arguments)).partition(", expected ")[2]
 
     assert expected("--model.lrr", "1").startswith("one of encoder, weights, output_stride, taps, ")
-    assert expected("--data.dataset", "Nope").startswith("one of ClickFolder, Coco20i, Davis, ")
+    assert expected("--data.dataset", "Nope").startswith("one of ClickFolder, Coco20i, CocoOneShot, Davis, ")
     assert expected("--data.cache", "all").startswith("none, images, features; ")
     assert expected("--model.lr", "fast").startswith("float; ")
     assert expected("--trainer.max_stepss", "1").startswith("an option of Trainer; ")

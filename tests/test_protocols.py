@@ -22,16 +22,17 @@ SEMANTIC = [
 ]
 INTERACTIVE = ["interactive", "interactive-component", "interactive-points", "thesis"]
 VIDEO = ["video", "interactive-video"]
-NAMES = [*SEMANTIC, *INTERACTIVE, *VIDEO]
+INSTANCE = ["one-shot", "one-shot-base", "one-shot-all", "one-shot-code"]
+NAMES = [*SEMANTIC, *INTERACTIVE, *VIDEO, *INSTANCE]
 
 
 def test_names():
     assert list(PROTOCOLS) == NAMES
     assert all(get_protocol(name).name == name and get_protocol(name).note for name in NAMES)
-    with pytest.raises(
-        FewsegError,
-        match=r"protocol: got clena, expected one of clean, clean-mixed, .*thesis, video, interactive-video",
-    ):
+    expected = (
+        r"protocol: got clena, expected one of clean, .*thesis, video, interactive-video, one-shot, .*one-shot-code"
+    )
+    with pytest.raises(FewsegError, match=expected):
         get_protocol("clena")
 
 
@@ -91,7 +92,7 @@ def test_what_the_author_protocols_are_known_for():
 def test_what_the_interactive_protocols_are_known_for():
     parts = {name: get_protocol(name).evaluation for name in INTERACTIVE}
     assert all(
-        p.interaction is None and p.video is None and p.task == "semantic"
+        p.interaction is None and p.video is None and p.search is None and p.task == "semantic"
         for n, p in PROTOCOLS.items()
         for p in [p.evaluation]
         if n in SEMANTIC
@@ -128,6 +129,28 @@ def test_what_the_video_protocols_are_known_for():
     trained = [get_protocol(name).training for name in VIDEO]
     assert trained[0] == trained[1]
     assert (trained[0].hold_out_tenth, trained[0].classes, trained[0].min_area) == (True, "all", 64)
+
+
+def test_what_the_one_shot_protocols_are_known_for():
+    parts = {name: get_protocol(name).evaluation for name in INSTANCE}
+    assert {name: (part.search.reference, part.search.classes) for name, part in parts.items()} == {
+        "one-shot": ("other", "novel"),
+        "one-shot-base": ("other", "base"),
+        "one-shot-all": ("other", "all"),
+        "one-shot-code": ("any", "novel"),
+    }
+    assert [n for n, p in PROTOCOLS.items() if p.evaluation.search is not None] == INSTANCE
+    for part in parts.values():
+        assert (part.task, part.split, part.n_episodes, part.runs) == ("instance", "val", None, 5)
+        assert (part.void, part.scoring_size, part.interaction, part.video) == ("ignore", "original", None, None)
+
+
+def test_one_training_serves_three_one_shot_protocols():
+    one_shot, base, every, code = (get_protocol(name).training for name in INSTANCE)
+    assert one_shot == base == code
+    assert (one_shot.split, one_shot.heldout, one_shot.classes) == ("train", "background", "base")
+    assert not one_shot.hold_out_tenth  # the data set holds images out
+    assert dataclasses.replace(every, classes="base") == one_shot
 
 
 def test_lists_are_the_same_on_every_platform_and_python():

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fewseg.instance_search import find_instances
     from fewseg.models.create import create_model, list_models, load_model
     from fewseg.refinement import Refinement
     from fewseg.session import InteractiveSession, segment_image
@@ -20,6 +21,7 @@ __all__ = [
     "Refinement",
     "VideoSession",
     "create_model",
+    "find_instances",
     "list_models",
     "load_model",
     "segment_image",
@@ -30,6 +32,7 @@ _HOMES = {
     "Refinement": "fewseg.refinement",
     "VideoSession": "fewseg.video_session",
     "create_model": "fewseg.models.create",
+    "find_instances": "fewseg.instance_search",
     "list_models": "fewseg.models.create",
     "load_model": "fewseg.models.create",
     "segment_image": "fewseg.session",

@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("out", type=Path, help="a benchmark's folder")
     data = commands.add_parser("data", help="prepare or check a data set")
     data.add_argument("action", choices=["prepare", "check"])
-    data.add_argument("name", choices=["pascal5i", "davis", "shapes", "shapes-video"])
+    data.add_argument("name", choices=["pascal5i", "davis", "coco", "shapes", "shapes-video", "shapes-coco"])
     data.add_argument("--root", type=Path, help="the data set's own tree")
     data.add_argument("--archive", type=Path, action="append", default=[], help="an archive that you already have")
     return parser
@@ -157,7 +157,7 @@ def _lightning(argv: list[str]) -> int:
             super().parse_arguments(parser, args)
             options = self.config[self.config.subcommand]
             _check_checkpoint(options.ckpt_path, options.model.class_path)
-            _check_videos(options.data, trains=self.config.subcommand == "fit")
+            _check_kind(options.data, trains=self.config.subcommand == "fit")
 
         def instantiate_classes(self) -> None:
             try:
@@ -217,15 +217,17 @@ def _root_last(argv: list[str]) -> list[str]:
     return kept + root
 
 
-def _check_videos(options: Any, trains: bool) -> None:
-    """A data set without videos is refused where videos are asked for, before it is made and perhaps generated."""
+def _check_kind(options: Any, trains: bool) -> None:
+    """A data set without what a protocol asks for, videos or instances, is refused before it is perhaps generated."""
     import fewseg.datasets
     from fewseg.protocols import get_protocol
-    from fewseg.sampling import check_videos
+    from fewseg.sampling import check_search, check_videos
 
-    kind = getattr(fewseg.datasets, options.dataset.class_path.rpartition(".")[2], None)
+    kind, protocol = getattr(fewseg.datasets, options.dataset.class_path.rpartition(".")[2], None), options.protocol
     if kind is not None and (not trains or options.train_episodes in (None, "video")):
-        check_videos(kind, get_protocol(options.protocol))
+        check_videos(kind, get_protocol(protocol))
+    if kind is not None and (not trains or options.train_episodes in (None, "instance")):
+        check_search(kind, get_protocol(protocol))
 
 
 def _check_checkpoint(path: str | None, class_path: str) -> None:

@@ -3,9 +3,10 @@
 ``clean`` is ours and the default. The others repeat what published code bases do; their figures are not comparable
 with each other, and each ``note`` says what is exact and what is not. Sources with their commits are
 lzzcd001/OSLSM d5312de, xiaomengyc/SG-One 7436ca4, juhongm999/hsnet 6b1bc12, dvlab-research/PFENet a505675,
-kaixin96/PANet 1695bf3 and shelhamer/revolver df5b72b. None of them repeats its authors' choice of the best snapshot on
-test classes. The interactive protocols ask for objects of novel classes and draw one and the same list of them, so
-that their figures can be paired.
+kaixin96/PANet 1695bf3, shelhamer/revolver df5b72b and bethgelab/siamese-mask-rcnn 49e7048. None of them repeats its
+authors' choice of the best snapshot on test classes. The interactive protocols ask for objects of novel classes and
+draw one and the same list of them, so that their figures can be paired. The one-shot protocols ask for all instances of
+a class.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from __future__ import annotations
 import dataclasses
 
 from fewseg.errors import FewsegError
-from fewseg.sampling import EvaluationPart, Interaction, Protocol, TrainingPart, Video
+from fewseg.sampling import EvaluationPart, Interaction, Protocol, Search, TrainingPart, Video
 
-__all__ = ["PROTOCOLS", "EvaluationPart", "Interaction", "Protocol", "TrainingPart", "Video", "get_protocol"]
+__all__ = ["PROTOCOLS", "EvaluationPart", "Interaction", "Protocol", "Search", "TrainingPart", "Video", "get_protocol"]
 
 _MORE_THAN_TWO_CELLS = 3
 _HSNET_FOLDS = range(4)
@@ -197,10 +198,47 @@ INTERACTIVE_VIDEO = Protocol(
     "annotated frames shows is answered with background. Approximate: the papers' own draws are not known.",
 )
 
+ONE_SHOT = Protocol(
+    "one-shot",
+    TrainingPart(heldout="background"),
+    EvaluationPart(n_episodes=None, runs=5, search=Search("other", "novel")),
+    "Siamese Mask R-CNN: in each test image all instances of each novel class that it shows are asked for, by crops of "
+    "objects in other images of the list; five runs with different references, figures are means over runs. Images "
+    "with novel objects train, these objects without annotation; the last 3000 images of train2017 do not train. "
+    "Crowds are void: what is found in them does not count. Exact: splits, images, queries, and AP50 at original size. "
+    "Approximate: the references are ours, an image uniformly and then one of its objects; the score threshold, NMS "
+    "and the number of detections are options of the method.",
+)
+
+ONE_SHOT_BASE = Protocol(
+    "one-shot-base",
+    ONE_SHOT.training,
+    dataclasses.replace(ONE_SHOT.evaluation, search=Search("other", "base")),
+    "As one-shot, asking for the classes that trained, which the paper calls background. One training serves both.",
+)
+
+ONE_SHOT_ALL = Protocol(
+    "one-shot-all",
+    dataclasses.replace(ONE_SHOT.training, classes="all"),
+    dataclasses.replace(ONE_SHOT.evaluation, search=Search("other", "all")),
+    "As one-shot, training and asking for all classes: table 1 of the paper, the comparison with Mask R-CNN. Folds "
+    "differ in the classes of model selection only, so one is enough.",
+)
+
+ONE_SHOT_CODE = Protocol(
+    "one-shot-code",
+    ONE_SHOT.training,
+    dataclasses.replace(ONE_SHOT.evaluation, search=Search("any", "novel")),
+    "As one-shot, with references of any image of the list as in the authors' code: the query's own objects may be "
+    "asked for by their own crop. One training serves both. Approximate: the other differences of the code (score "
+    "threshold 0.7, NMS at 0.5, references whose mean is not subtracted at test time) are options of the method.",
+)
+
 _ALL = (
     *(CLEAN, CLEAN_MIXED, ORACLE, OSLSM, SGONE, SGONE_MULTICLASS, HSNET, PFENET, PANET, REVOLVER),
     *(INTERACTIVE, INTERACTIVE_COMPONENT, INTERACTIVE_POINTS, THESIS),
     *(VIDEO, INTERACTIVE_VIDEO),
+    *(ONE_SHOT, ONE_SHOT_BASE, ONE_SHOT_ALL, ONE_SHOT_CODE),
 )
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in _ALL}
 

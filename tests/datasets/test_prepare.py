@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from fewseg.datasets import Davis, Pascal5i
+from fewseg.datasets import CocoOneShot, Davis, Pascal5i
+from fewseg.datasets.coco import COCO_CLASSES
 from fewseg.datasets.prepare import RECORD, Archive, archives, check, download, generated, pascal, prepare, read_sbd
 from fewseg.datasets.voc import read_label, write_label
 from fewseg.errors import FewsegError
@@ -291,7 +292,7 @@ def test_a_damaged_archive_leaves_nothing(sbd_tgz, tmp_path):
 
 
 def test_wrong_names_and_paths(tmp_path):
-    with pytest.raises(FewsegError, match="pascal5i or davis or shapes or shapes-video"):
+    with pytest.raises(FewsegError, match="pascal5i or davis or coco or shapes or shapes-video or shapes-coco"):
         prepare("pascal", tmp_path)
     with pytest.raises(FewsegError, match=r"--archive: got .*nowhere"):
         prepare("pascal5i", tmp_path / "out", [tmp_path / "nowhere.tar"])
@@ -464,6 +465,207 @@ def test_shapes_video(tmp_path, monkeypatch):
     (tmp_path / "videos/Annotations/480p/0001/00001.png").unlink()
     with pytest.raises(FewsegError, match=r"0001/00001.jpg: got a frame without mask"):
         check("shapes-video", tmp_path / "videos")
+
+
+def test_shapes_coco(tmp_path, monkeypatch):
+    real = generated.ShapesCoco
+    monkeypatch.setattr(
+        generated, "ShapesCoco", lambda root=None, n_train=10, n_val=2, seed=0: real(root, n_train, n_val, seed)
+    )
+    root = tmp_path / "scenes"
+    with pytest.raises(FewsegError, match="fewseg data prepare shapes-coco"):
+        check("shapes-coco", root)
+    lines = prepare("shapes-coco", root)
+    dataset = real(str(root), 10, 2)
+    assert lines[:2] == [f"shapes-coco in {root}", f"12 images, content {dataset.index().fingerprint}"]
+    counted = [sum(len(dataset.annotations(i)) for i in dataset.ids(split)) for split in ("train", "held_out")]
+    assert lines[2].startswith(f"train: 9 images, {counted[0]} annotations, 0 of them crowds, ")
+    assert any(line.startswith(f"held_out: 1 images, {counted[1]} annotations, 0 of them crowds, ") for line in lines)
+    assert sum(" S4: " in line for line in lines) == 3
+    assert check("shapes-coco", root) == lines
+    with pytest.raises(FewsegError, match=r"--archive: got a.zip, expected nothing"):
+        prepare("shapes-coco", root, ["a.zip"])
+    (root / "val2017/000000000012.jpg").unlink()
+    with pytest.raises(FewsegError, match=r"000000000012 without val2017/000000000012.jpg"):
+        check("shapes-coco", root)
+
+
+# --- COCO -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """An unpacked COCO 2017: train 1 and 2, val 3, and lists of no use here."""
+    root = tmp_path / "unpacked"
+    categories = [{"id": i, "name": name} for i, name in enumerate(COCO_CLASSES, 1)]
+    corner = [[0, 0, 2, 0, 2, 2, 0, 2]]
+    (root / "annotations").mkdir(parents=True)
+    for split, numbers in (("train", (1, 2)), ("val", (3,))):
+        (root / f"{split}2017").mkdir()
+        for i in numbers:
+            cv2.imwrite(str(root / f"{split}2017/{i:012d}.jpg"), np.full((6, 8, 3), 40, np.uint8))
+        images = [{"id": i, "file_name": f"{i:012d}.jpg", "height": 6, "width": 8} for i in numbers]
+        annotations = [  # a dog (17) in each image, a crowd of bicycles (2), and a toothbrush (80)
+            {"id": n, "image_id": i, "category_id": c, "iscrowd": int(c == 2), "segmentation": corner}
+            for n, (i, c) in enumerate([*((i, 17) for i in numbers), (numbers[0], 2), (numbers[0], 80)])
+        ]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (root / f"annotations/instances_{split}2017.json").write_text(json.dumps(content))
+        (root / f"annotations/captions_{split}2017.json").write_text("{}")
+        (root / f"annotations/person_keypoints_{split}2017.json").write_text("{}")
+    return root
+
+
+@pytest.fixture
+def coco_zips(coco, tmp_path):
+    found = {}
+    for name, folder in (
+        ("train2017", "train2017"),
+        ("val2017", "val2017"),
+        ("annotations_trainval2017", "annotations"),
+    ):
+        found[folder] = tmp_path / f"{name}.zip"
+        with zipfile.ZipFile(found[folder], "w") as packed:
+            packed.writestr(f"__MACOSX/{folder}/._000000000001.jpg", b"junk")
+            for file in sorted((coco / folder).iterdir()):
+                packed.write(file, f"{folder}/{file.name}")
+    return found
+
+
+COCO_INSTALLED = [
+    *("train2017", "train2017/000000000001.jpg", "train2017/000000000002.jpg", "val2017", "val2017/000000000003.jpg"),
+    *("annotations", "annotations/instances_train2017.json", "annotations/instances_val2017.json"),
+]
+
+
+def inside(root):
+    return sorted(p.relative_to(root).as_posix() for p in root.rglob("*"))
+
+
+def test_coco_from_its_archives(coco_zips, tmp_path):
+    root = tmp_path / "out/coco"
+    lines = prepare("coco", root, [coco_zips["annotations"], coco_zips["val2017"], coco_zips["train2017"]])
+    assert lines[:4] == [
+        "installed annotations/instances_train2017.json from annotations_trainval2017.zip",
+        "installed annotations/instances_val2017.json from annotations_trainval2017.zip",
+        "installed val2017 from val2017.zip: 1 files",
+        "installed train2017 from train2017.zip: 2 files",
+    ]
+    assert inside(root) == sorted([*COCO_INSTALLED, RECORD])
+    fingerprint = CocoOneShot(str(root), 0).index().fingerprint
+    assert lines[4:7] == [
+        f"coco-one-shot in {root}",
+        f"3 images, content {fingerprint}",
+        "train: 2 images, 4 annotations, 1 of them crowds, 2 classes",
+    ]
+    assert "train S1: 2 images (person 0, airplane 0, boat 0, parking meter 0, dog 2," in lines[7]
+    assert lines[8].startswith("train S2: 0 images (bicycle 0, ")  # a crowd is no object
+    assert lines[10].startswith("train S4: 1 images (")
+    assert lines[10].endswith("toothbrush 1)")
+    assert "val: 1 images, 3 annotations, 1 of them crowds, 2 classes" in lines
+    assert "note: a subset of COCO; n_held_out must be below 2" in lines
+    sha256 = hashlib.sha256(coco_zips["val2017"].read_bytes()).hexdigest()
+    assert lines[-1] == f"made from val2017.zip: {coco_zips['val2017'].stat().st_size} bytes, SHA-256 {sha256}"
+    before = {p: p.stat().st_mtime_ns for p in root.rglob("*2017*")}
+    nothing = "found nothing in val2017.zip that the tree lacks"
+    assert prepare("coco", root, [coco_zips["val2017"]]) == [nothing, *check("coco", root)]
+    assert prepare("coco", root) == check("coco", root) == lines[4:]
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_coco_from_archives_that_lie_about_and_in_steps(coco_zips, tmp_path):
+    root = tmp_path / "coco"  # beside the archives of images
+    lists = coco_zips["annotations"].rename(tmp_path / "elsewhere.zip")
+    with pytest.raises(
+        FewsegError, match=r"coco: got no annotations/instances_train2017.json, .*get annotations_train"
+    ):
+        prepare("coco", root)
+    assert sorted(p.name for p in root.iterdir()) == [RECORD, "train2017", "val2017"]
+    with pytest.raises(FewsegError, match=r"get annotations_trainval2017.zip from https://cocodataset.org"):
+        check("coco", root)
+    assert prepare("coco", root, [lists])[0] == "installed annotations/instances_train2017.json from elsewhere.zip"
+    assert set(json.loads((root / RECORD).read_text())) == {"train2017.zip", "val2017.zip", "elsewhere.zip"}
+
+
+def test_coco_from_folders(coco, tmp_path):
+    before = inside(coco)
+    assert prepare("coco", coco) == check("coco", coco)  # an unpacked release is a tree
+    root = tmp_path / "one"
+    lines = prepare("coco", root, [coco])
+    assert "installed train2017 from unpacked: 2 files" in lines
+    assert inside(root) == sorted(COCO_INSTALLED)
+    prepare("coco", tmp_path / "two", [coco / "annotations", coco / "val2017", coco / "train2017"])
+    assert inside(tmp_path / "two") == sorted(COCO_INSTALLED)
+    assert inside(coco) == before
+
+
+def test_a_broken_archive_of_coco_leaves_nothing(coco, coco_zips, tmp_path):
+    root = tmp_path / "out"
+    path = coco_zips["train2017"]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FewsegError, match=r"train2017.zip: got a failure to unpack"):
+        prepare("coco", root, [path])
+    path.write_bytes(whole.replace(b"\xff\xd9", b"\xff\xd8", 1))  # a wrong checksum in the middle
+    with pytest.raises(FewsegError, match=r"train2017.zip: got a failure to unpack"):
+        prepare("coco", root, [path])
+    with zipfile.ZipFile(coco_zips["annotations"], "w") as packed:
+        packed.write(coco / "annotations/instances_train2017.json", "annotations/instances_train2017.json")
+        packed.writestr("annotations/instances_val2017.json", "{")
+    with pytest.raises(FewsegError, match=r"instances_val2017.json: got a broken list"):
+        prepare("coco", root, [coco_zips["annotations"]])
+    with zipfile.ZipFile(coco_zips["val2017"], "a") as packed:
+        packed.writestr("../evil.jpg", b"x")
+    with pytest.raises(FewsegError, match=r"val2017.zip: got member"):
+        prepare("coco", root, [coco_zips["val2017"]])
+    assert inside(root) == []
+
+
+def test_an_interrupted_installation_of_coco_leaves_nothing(coco_zips, tmp_path, monkeypatch):
+    root = tmp_path / "out"
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(archives.shutil, "copyfileobj", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare("coco", root, list(coco_zips.values()))
+    assert inside(root) == []
+
+
+def test_what_is_missing_of_coco_is_said(coco, tmp_path):
+    with pytest.raises(
+        FewsegError, match=r"got no train2017, .*get train2017.zip and val2017.zip and annotations_train"
+    ):
+        prepare("coco", tmp_path / "out")
+    with pytest.raises(FewsegError, match=r"--archive: got .*nowhere.zip"):
+        prepare("coco", tmp_path / "out", [tmp_path / "nowhere.zip"])
+    assert not (tmp_path / "out").exists()
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as packed:
+        packed.writestr("VOC2012/a.txt", b"x")
+    with pytest.raises(FewsegError, match=r"got no train2017, no val2017"):
+        prepare("coco", tmp_path / "out", [tmp_path / "other.zip"])
+    assert inside(tmp_path / "out") == []
+    assert prepare("coco", coco, [tmp_path / "other.zip"])[0] == "found nothing in other.zip that the tree lacks"
+    assert not (coco / RECORD).exists()
+    with pytest.raises(FewsegError, match=r"FEWSEG_DATA"):
+        check("coco")
+
+
+def test_check_looks_at_every_image_of_coco(coco):
+    path = coco / "train2017/000000000002.jpg"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    with pytest.raises(FewsegError, match=r"000000000002.jpg: got a truncated JPEG"):
+        check("coco", coco)
+    cv2.imwrite(str(path), np.zeros((8, 6, 3), np.uint8))
+    with pytest.raises(FewsegError, match=r"000000000002.jpg: got 8 x 6 pixels, expected the list's 6 x 8"):
+        check("coco", coco)
+    path.unlink()
+    with pytest.raises(
+        FewsegError, match=r"got 1 of the 2 images of train2017 \(000000000002.jpg is.*train2017.zip of"
+    ):
+        check("coco", coco)
 
 
 # --- DAVIS ------------------------------------------------------------------------------------------------------------

@@ -81,6 +81,7 @@ class FewShotSegmentor(pl.LightningModule):
         self.val_iou: EpisodeIoU | None = None
         self.image_size: int | None = None  # side of the canvas it was trained on
         self.image_resize: FitMode | None = None  # how images came into it
+        self.reference_size: int | None = None  # side of the square of reference crops, where it was trained on such
 
     def forward(self, batch: EpisodeBatch) -> Tensor:
         """Logits (B, 2, H, W) at network size."""
@@ -91,12 +92,14 @@ class FewShotSegmentor(pl.LightningModule):
         """Remembers the canvas, so that ``segment_image`` fits images as the training did."""
         data = getattr(self.trainer, "datamodule", None)
         self.image_size, self.image_resize = getattr(data, "size", None), getattr(data, "resize", None)
+        self.reference_size = getattr(data, "reference_size", None)
 
     def on_test_start(self) -> None:
         """A model that was not trained here takes the canvas of its test, for sessions."""
         data = getattr(self.trainer, "datamodule", None)
         self.image_size = self.image_size or getattr(data, "size", None)
         self.image_resize = self.image_resize or getattr(data, "resize", None)
+        self.reference_size = self.reference_size or getattr(data, "reference_size", None)
 
     def on_predict_start(self) -> None:
         """As for a test."""
@@ -304,6 +307,7 @@ class FewShotSegmentor(pl.LightningModule):
             "hyper_parameters": hyper,
             "image_size": self.image_size,
             "image_resize": self.image_resize,
+            "reference_size": self.reference_size,
             "norm": encoder.norm if isinstance(encoder, ImageEncoder) else None,
         }
         write_json(folder / "config.json", config)

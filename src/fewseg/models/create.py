@@ -141,6 +141,7 @@ def load_model(path: str | Path, cls: type[FewShotSegmentor] | None = None) -> F
         raise FewsegError(str(folder), f"a {name}", f"a {cls.__name__}", "pass the class that was saved")
     model.load_weights(folder / "model.safetensors")
     model.image_size, model.image_resize = config.get("image_size"), config.get("image_resize")
+    model.reference_size = config.get("reference_size")
     if config.get("norm") == "frozen":
         for encoder in model.network.modules():
             if isinstance(encoder, ImageEncoder):

@@ -33,7 +33,6 @@ from fewseg.modules.encoders import ImageEncoder
 HeadNorm = Literal["none", "batch"]
 PATCH = 7  # cells of a region in the box head; twice as many in the mask head
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
-TOUCHES = 1e-3  # IoU with a crowd from which a region is no negative
 
 
 class Pyramid(nn.Module):
@@ -114,7 +113,7 @@ class Detector(nn.Module):
     def __init__(self, in_channels: int, strides: Sequence[int], n_classes: int, options: Detection) -> None:
         super().__init__()
         anchors = _Anchors(strides, options.anchor_scale)
-        head = RPNHead(2 * options.width, len(ASPECT_RATIOS))
+        head = _ProposalHead(2 * options.width, len(ASPECT_RATIOS))
         convolution = nn.Conv2d(in_channels, 2 * options.width, 3, padding=1)
         nn.init.normal_(convolution.weight, std=0.01)
         nn.init.zeros_(cast(Tensor, convolution.bias))
@@ -135,7 +134,7 @@ class Detector(nn.Module):
         self.heads = RoIHeads(
             _region_align(names, PATCH, strides, options.anchor_scale),
             box_head,
-            FastRCNNPredictor(hidden, n_classes + 1),
+            _Predictor(hidden, n_classes + 1),
             fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=options.n_regions, positive_fraction=0.33,
             bbox_reg_weights=None, score_thresh=options.score_threshold, nms_thresh=options.nms,
             detections_per_img=options.n_detections,
@@ -155,7 +154,7 @@ class Detector(nn.Module):
         maps, images = self._inputs(features)
         self.rpn.training = self.heads.training = True  # what torchvision chooses between losses and answers by
         proposals, of_proposals = self.rpn(images, maps, found)
-        proposals = [_outside(regions, target) for regions, target in zip(proposals, found, strict=True)]
+        proposals = [regions[_outside(regions, target)] for regions, target in zip(proposals, found, strict=True)]
         _, of_regions = self.heads(maps, proposals, images.image_sizes, found)
         return {
             "rpn_classification": of_proposals["loss_objectness"],
@@ -191,16 +190,14 @@ def instances_of(found: dict[str, Tensor], frame: Frame) -> Instances:
         boxes and scores, int64 labels, uint8 masks (n, H, W) of the original size.
     """
     height, width = frame.original
-    boxes, scores, patches = (found[name] for name in ("boxes", "scores", "masks"))
-    if boxes.dtype in (torch.float16, torch.bfloat16):
-        boxes, scores, patches = boxes.float(), scores.float(), patches.float()
+    boxes, scores, patches = (_full(found[name]) for name in ("boxes", "scores", "masks"))
     scale = boxes.new_tensor([width / frame.box.width, height / frame.box.height]).repeat(2)
     corner = boxes.new_tensor([frame.box.left, frame.box.top]).repeat(2)
-    boxes = clip_boxes_to_image((boxes - corner) * scale, (height, width))
+    whole = (boxes - corner) * scale
+    boxes = clip_boxes_to_image(whole, (height, width))
     kept = ((boxes[:, 2:] - boxes[:, :2]) > 0.5).all(1).nonzero()[:, 0]
-    boxes, scores = boxes[kept], scores[kept]
-    masks = paste_masks_in_image(patches[kept], boxes, (height, width))[:, 0]
-    return Instances(boxes, (masks > 0.5).to(torch.uint8), found["labels"][kept], scores)
+    masks = paste_masks_in_image(patches[kept], whole[kept], (height, width))[:, 0]  # a patch fills the box uncut
+    return Instances(boxes[kept], (masks > 0.5).to(torch.uint8), found["labels"][kept], scores[kept])
 
 
 def union_logits(instances: Instances, size: tuple[int, int]) -> Tensor:
@@ -222,10 +219,38 @@ class _Anchors(AnchorGenerator):
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """The anchors (n, 4) of every image."""
         device = feature_maps[0].device
-        self.set_cell_anchors(feature_maps[0].dtype, device)
+        self.set_cell_anchors(torch.promote_types(feature_maps[0].dtype, torch.float32), device)
         strides = [[one.to(device) for one in pair] for pair in self.strides]
         grids = self.grid_anchors([[*m.shape[-2:]] for m in feature_maps], strides)
         return [torch.cat(grids)] * len(image_list.image_sizes)
+
+
+class _ProposalHead(RPNHead):
+    """Its answers, and so all boxes, are in full precision: half precision cannot tell pixel 1000 from 1003."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, offsets = super().forward(x)
+        return [_full(one) for one in logits], [_full(one) for one in offsets]
+
+
+class _Predictor(FastRCNNPredictor):
+    """Classes and boxes in full precision, too."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        logits, offsets = super().forward(x)
+        return _full(logits), _full(offsets)
+
+
+class _RegionAlign(MultiScaleRoIAlign):
+    """Takes maps of half precision beside boxes of full precision, with or without autocast."""
+
+    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        pooled: Tensor = super().forward({level: _full(m) for level, m in x.items()}, boxes, image_shapes)
+        return pooled.to(next(iter(x.values())).dtype)
+
+
+def _full(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class _Proposals(RegionProposalNetwork):
@@ -236,13 +261,13 @@ class _Proposals(RegionProposalNetwork):
     ) -> tuple[list[Tensor], list[Tensor]]:
         labels, boxes = super().assign_targets_to_anchors(anchors, targets)
         for own, places, target in zip(labels, anchors, targets, strict=True):
-            own[(own == 0) & _touched(places, target["crowd"])] = -1.0
+            own[(own == 0) & ~_outside(places, target)] = -1.0
         return labels, boxes
 
 
 def _region_align(names: list[str], size: int, strides: Sequence[int], anchor_scale: float) -> MultiScaleRoIAlign:
     """RoIAlign over levels whose strides are known; a box goes to the level whose anchors have its size or less."""
-    align = MultiScaleRoIAlign(names, size, sampling_ratio=2)
+    align = _RegionAlign(names, size, sampling_ratio=2)
     levels = [round(math.log2(stride)) for stride in strides[: len(names)]]
     align.scales = [1 / stride for stride in strides[: len(names)]]
     align.map_levels = LevelMapper(levels[0], levels[-1], canonical_scale=round(28 * anchor_scale), canonical_level=4)
@@ -269,11 +294,10 @@ def _target(instances: Instances) -> dict[str, Tensor]:
 
 
 def _outside(regions: Tensor, target: dict[str, Tensor]) -> Tensor:
-    """The regions that a loss may call negative or positive: those that match an object, or touch no crowd."""
+    """Which regions a loss may call negative or positive: those that match an object or touch no crowd, (n,) bool.
+
+    Where none is left and there is no object, all may be: an image that is one crowd still has a loss.
+    """
     matches = (box_iou(regions, target["boxes"]) >= 0.5).any(1)
-    return regions[matches | ~_touched(regions, target["crowd"])]
-
-
-def _touched(regions: Tensor, crowd: Tensor) -> Tensor:
-    touched: Tensor = (box_iou(regions, crowd) >= TOUCHES).any(1)
-    return touched
+    kept: Tensor = matches | (box_iou(regions, target["crowd"]) == 0).all(1)
+    return kept if kept.any() or len(target["boxes"]) else torch.ones_like(kept)

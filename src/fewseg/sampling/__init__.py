@@ -5,6 +5,15 @@ Evaluation episodes are frozen lists, known by their SHA-256. Training episode i
 """
 
 from fewseg.sampling.draws import python2_shuffle
+from fewseg.sampling.instances import (
+    InstancePool,
+    InstanceSampler,
+    asked_classes,
+    check_search,
+    instance_list,
+    instance_pool,
+    search_dataset,
+)
 from fewseg.sampling.lists import (
     LIST_VERSION,
     MIXED_COUNTS,
@@ -50,6 +59,8 @@ __all__ = [
     "Entry",
     "EpisodeList",
     "EvaluationPart",
+    "InstancePool",
+    "InstanceSampler",
     "Interaction",
     "ObjectPool",
     "ObjectSampler",
@@ -65,15 +76,20 @@ __all__ = [
     "Video",
     "VideoPool",
     "VideoSampler",
+    "asked_classes",
+    "check_search",
     "check_videos",
     "evaluation_list",
     "evaluation_pool",
     "frozen_list",
     "groups",
+    "instance_list",
+    "instance_pool",
     "object_pool",
     "objects_of",
     "pair_list",
     "python2_shuffle",
+    "search_dataset",
     "training_pool",
     "validation_list",
     "validation_pool",

@@ -24,6 +24,7 @@ from fewseg.functional.label_maps import (
     sub_seed,
 )
 from fewseg.sampling.draws import DRAWS, draw_objects, draw_uniform
+from fewseg.sampling.instances import held_out_list, instance_list
 from fewseg.sampling.parts import Episode, EvaluationPart, ObjectPool, Pool, Protocol
 from fewseg.sampling.pools import (
     check_fold,
@@ -106,7 +107,8 @@ def evaluation_list(
 
     Points are nested in P. Episodes are nested in K (K = 5 has the queries of K = 1, and its supports first) where the
     draw is ``uniform``, ``oslsm`` or ``oslsm_every_class``; the other draws use their generator in proportion to K, as
-    their authors did. Interactive episodes are nested in K and in P. Those of videos are so too, see ``video_list``.
+    their authors did. Interactive episodes are nested in K and in P. Those of videos are so too, see ``video_list``;
+    those that ask for instances are nested in K, see ``instance_list``.
 
     Args:
         dataset: where the images are.
@@ -114,18 +116,22 @@ def evaluation_list(
         fold: which classes are novel.
         n_shot: K supports; 0 for class-blind methods, and where clicks alone say what is asked for.
         n_points: annotated pixels per label and support, None = dense masks. Where the protocol draws points on the
-            query: per label of it, and supports are dense. In videos every object is a label.
+            query: per label of it, and supports are dense. In videos every object is a label. None where references
+            ask for instances.
         n_episodes: length of the list, in queries where each is asked for every class; None = the protocol's own. A
             list of every mask ends with the last mask, one of objects with the last object, one of videos with the
-            last video.
+            last video, one of instances with the last image.
 
     Raises:
-        FewsegError: an unknown fold, too few images of a class, numbers that make no sense, or what ``video_list``
-            finds wrong with a video.
+        FewsegError: an unknown fold, too few images of a class, numbers that make no sense, or what ``video_list`` or
+            ``instance_list`` finds wrong.
     """
     part = protocol.evaluation
     _check_request(n_shot, n_points, n_episodes, part)
     check_fold(dataset, fold)
+    if part.search is not None:
+        wanted = part.n_episodes if n_episodes is None else n_episodes
+        return EpisodeList(instance_list(dataset, part, fold, n_shot, wanted))
     if part.video is not None:
         wanted = part.n_episodes if n_episodes is None else n_episodes
         return EpisodeList(video_list(dataset, part, n_shot, n_points, wanted))
@@ -165,13 +171,16 @@ def validation_list(
 
     Base classes with fewer than K + 1 images in the tenth are left out. Where the protocol asks for objects the list
     does so too, once for each, with one positive and one negative pixel drawn at random in the query: what a robot
-    clicks depends on the method, and a list shall not. Where the protocol asks for videos, see ``pair_list``.
+    clicks depends on the method, and a list shall not. Where the protocol asks for videos, see ``pair_list``. Where it
+    asks for instances, the images are the data set's own list for model selection: see ``held_out_list``.
 
     Raises:
         FewsegError: a protocol that holds nothing out, no class with enough images, or numbers that make no sense.
     """
     part = protocol.evaluation
     _check_request(n_shot, n_points, n_episodes, part)
+    if part.search is not None:
+        return EpisodeList(held_out_list(dataset, part, fold, n_shot, n_episodes))
     if part.video is not None:
         return EpisodeList(pair_list(dataset, protocol, n_shot, n_points, n_episodes))
     by_class = validation_pool(dataset, protocol.training, fold).by_class
@@ -209,12 +218,13 @@ def frozen_list(
 
     Drawing points reads the label map of every support. Arguments and errors are theirs.
     """
-    videos = None if protocol.evaluation.video is None else video_dataset(dataset)
+    part = protocol.evaluation
+    videos = None if part.video is None else video_dataset(dataset)
     request = [LIST_VERSION, kind, dataset.index().fingerprint, protocol, fold, n_shot, n_points, n_episodes]
-    if protocol.evaluation.interaction is not None or videos is not None:
+    if part.task != "semantic":
         request.append(dataset.object_fingerprint())
     if videos is not None:
-        split = protocol.evaluation.split if kind == "evaluation" else protocol.training.split
+        split = part.split if kind == "evaluation" else protocol.training.split
         request.append(video_stamp(videos, split))
     path = cache_dir() / "episodes" / f"{hashlib.sha256(repr(request).encode()).hexdigest()[:24]}.jsonl"
     if path.is_file():
@@ -296,6 +306,8 @@ def _check_request(n_shot: int, n_points: int | None, n_episodes: int | None, pa
     check_n_shot(n_shot)
     if n_points is not None and n_points < 0:
         raise FewsegError("n_points", n_points, "0 or more", "ask for a number of pixels, or None for dense masks")
+    if part.search is not None and n_points is not None:
+        raise FewsegError("n_points", n_points, "None, dense only: references are boxes", "leave n_points out")
     if part.counts == "mixed" and not n_points:
         got = "dense" if n_points is None else n_points
         remedy = "ask for the largest number of pixels, or use the protocol clean"

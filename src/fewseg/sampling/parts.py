@@ -93,8 +93,9 @@ class EvaluationPart:
     Args:
         split: list of the data set, where ``image_lists`` is empty.
         draw: how episodes that ask for a class are drawn, see the ``_draw_*`` functions.
-        n_episodes: length of the list over all runs; None = every mask once. ``oslsm_every_class`` counts queries here,
-            each of which has as many episodes as the fold has classes.
+        n_episodes: length of the list over all runs; None = every mask once, or every image with every class that it
+            shows where instances are asked for. ``oslsm_every_class`` counts queries here, each of which has as many
+            episodes as the fold has classes.
         seed: of the draw.
         min_area: pixels that a class needs in an image to be drawn from it, and an object to be asked for.
         min_cells: cells of OSLSM's 32-pixel grid that a class needs (see ``oslsm_cells``).
@@ -108,7 +109,7 @@ class EvaluationPart:
         counts: ``"equal"`` draws as many points of each label in each support; ``"mixed"`` draws the counts as well.
         short_label: a label with fewer pixels than points gives ``"all"`` it has, or ``"none"`` (revolver).
         runs: the list is this many runs in a row, each with its own seed; figures are means over runs.
-        threshold: on the foreground probability.
+        threshold: on the foreground probability, or on the score of a detection whose pixels count as foreground.
         interaction: how queries are clicked; None where episodes ask for a class, not for an object.
         video: which frames are annotated, where an episode is a whole video; else None.
         search: how instances are asked for, where an episode is an image and a class; else None.

@@ -24,7 +24,7 @@ def training_pool(dataset: FewShotDataset, part: TrainingPart, fold: int) -> Poo
             serve.
     """
     entries, tenth = _training_entries(dataset, part, fold)
-    pool = pool_of([e for e in entries if e[0] not in tenth], _training_classes(dataset, part, fold))
+    pool = pool_of([e for e in entries if e[0] not in tenth], training_classes(dataset, part, fold))
     if not part.class_balanced:
         return pool
     rarest = min((len(ids) for ids in pool.by_class.values() if ids), default=0)
@@ -76,14 +76,15 @@ def object_pool(dataset: FewShotDataset, pool: Pool, min_area: int = 1) -> Objec
     return ObjectPool(objects, pool.by_class)
 
 
-def _training_classes(dataset: FewShotDataset, part: TrainingPart, fold: int) -> tuple[int, ...]:
+def training_classes(dataset: FewShotDataset, part: TrainingPart, fold: int) -> tuple[int, ...]:
+    """The class ids that train, ascending."""
     return dataset.base_classes(fold) if part.classes == "base" else tuple(range(1, len(dataset.class_names) + 1))
 
 
 def _training_entries(dataset: FewShotDataset, part: TrainingPart, fold: int) -> tuple[list[Entry], set[str]]:
     """The masks that a fold may train on, and the ids of the tenth that it holds out."""
     check_fold(dataset, fold)
-    classes = _training_classes(dataset, part, fold)
+    classes = training_classes(dataset, part, fold)
     if not classes:
         held_out = ", ".join(dataset.class_names[c - 1] for c in dataset.novel_classes(fold))
         got = f"no class that trains: {held_out} is all that {dataset.name} has, and fold {fold} holds it out"

@@ -1,8 +1,8 @@
-"""Builds and checks the data sets on disk: ``fewseg data prepare|check pascal5i|davis|shapes|shapes-video``.
+"""Builds and checks the data sets on disk: ``fewseg data prepare|check NAME`` with a name of ``NAMES``.
 
 PASCAL-5i is put together from archives that the user has (VOC 2012, and SBD or a SegmentationClassAug zip) or from a
-VOC tree; what is neither given nor on disk is downloaded. DAVIS is put together likewise, but not downloaded, for its
-archives have no published checksum. Folders get their names only when they are whole.
+VOC tree; what is neither given nor on disk is downloaded. DAVIS and COCO are put together likewise, but not downloaded,
+for their archives have no published checksum. Folders get their names only when they are whole.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fewseg.datasets.paths import data_root
 from fewseg.datasets.prepare.archives import RECORD, Archive, download, unpack, verify
+from fewseg.datasets.prepare.coco import check_coco, prepare_coco
 from fewseg.datasets.prepare.davis import check_davis, prepare_davis
 from fewseg.datasets.prepare.generated import check_generated, prepare_generated
 from fewseg.datasets.prepare.pascal import SBD, VOC, check_pascal, prepare_pascal, read_sbd
@@ -19,14 +20,19 @@ from fewseg.errors import FewsegError
 
 __all__ = ["NAMES", "RECORD", "SBD", "VOC", "Archive", "check", "download", "prepare", "read_sbd", "unpack", "verify"]
 
-NAMES = ("pascal5i", "davis", "shapes", "shapes-video")
+NAMES = ("pascal5i", "davis", "coco", "shapes", "shapes-video", "shapes-coco")
+_FROM_ARCHIVES = {
+    "pascal5i": (prepare_pascal, check_pascal),
+    "davis": (prepare_davis, check_davis),
+    "coco": (prepare_coco, check_coco),
+}
 
 
 def prepare(name: str, root: str | Path | None = None, archives: Sequence[str | Path] = ()) -> list[str]:
     """Makes a data set complete and returns lines that say what was done and what is there.
 
     Args:
-        name: ``"pascal5i"``, ``"davis"``, ``"shapes"`` or ``"shapes-video"``.
+        name: one of ``NAMES``.
         root: the tree; without it ``$FEWSEG_DATA/<name>``, or the cache for shapes.
         archives: archives or folders that the user has; without any, archives in the tree are used. For pascal5i the
             rest is downloaded.
@@ -39,9 +45,8 @@ def prepare(name: str, root: str | Path | None = None, archives: Sequence[str | 
         if archives:
             raise FewsegError("--archive", archives[0], "nothing: shapes are generated", "leave it out")
         return prepare_generated(name, root)
-    install = prepare_pascal if name == "pascal5i" else prepare_davis
     folder = data_root(name, root, "--root")
-    lines = install(folder, [Path(a).expanduser() for a in archives])
+    lines = _FROM_ARCHIVES[name][0](folder, [Path(a).expanduser() for a in archives])
     return lines + check(name, folder)
 
 
@@ -53,8 +58,7 @@ def check(name: str, root: str | Path | None = None) -> list[str]:
     """
     if _known(name).startswith("shapes"):
         return check_generated(name, root)
-    tree = data_root(name, root, "--root")
-    return check_pascal(tree) if name == "pascal5i" else check_davis(tree)
+    return _FROM_ARCHIVES[name][1](data_root(name, root, "--root"))
 
 
 def _known(name: str) -> str:

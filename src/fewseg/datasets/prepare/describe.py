@@ -6,6 +6,7 @@ from collections import Counter
 
 from tqdm import tqdm
 
+from fewseg.datasets.coco import CocoOneShot
 from fewseg.datasets.files import FileDataset
 from fewseg.datasets.video import VideoDataset
 
@@ -66,3 +67,29 @@ def describe_videos(dataset: VideoDataset, prefix: str = "") -> list[str]:
             + (f"{sizes[0][0]} x {sizes[0][1]} pixels" if len(sizes) == 1 else f"{len(sizes)} sizes")
         )
     return lines + [f"{prefix}note: {note}" for check in found.values() for note in check.notes]
+
+
+def describe_splits(dataset: CocoOneShot) -> list[str]:
+    """Lines that count images, annotations, crowds and classes, and the images of each split S1 to S4.
+
+    Raises:
+        FewsegError: a file is missing, or cannot be used.
+    """
+    index = dataset.index()
+    for image_id in tqdm(index.areas, desc=f"reading {dataset.name}", delay=1, mininterval=1, leave=False):
+        dataset.image(image_id)  # raises where an image is truncated or not of the size that the list says
+    lines = [f"{dataset.name} in {dataset.root}", f"{len(index.areas)} images, content {index.fingerprint}"]
+    for split in dataset.splits:
+        ids = dataset.ids(split)
+        crowds = [each.crowd for image_id in ids for each in dataset.annotations(image_id)]
+        present = [dataset.present(image_id) for image_id in ids]
+        count = Counter(class_id for found in present for class_id in found)
+        lines.append(
+            f"{split}: {len(ids)} images, {len(crowds)} annotations, {sum(crowds)} of them crowds, {len(count)} classes"
+        )
+        for fold in range(dataset.n_folds):
+            novel = dataset.novel_classes(fold)
+            images = sum(any(class_id in found for class_id in novel) for found in present)
+            classes = ", ".join(f"{dataset.class_names[c - 1]} {count[c]}" for c in novel)
+            lines.append(f"{split} S{fold + 1}: {images} images ({classes})")
+    return lines

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fewseg.datasets import shapes, shapes_video
+from fewseg.datasets import shapes, shapes_coco, shapes_video
 from fewseg.datasets.generated import read_marker
-from fewseg.datasets.prepare.describe import describe_images, describe_videos
+from fewseg.datasets.prepare.describe import describe_images, describe_splits, describe_videos
 from fewseg.datasets.shapes import Shapes5i
+from fewseg.datasets.shapes_coco import ShapesCoco
 from fewseg.datasets.shapes_video import ShapesVideo
 from fewseg.errors import FewsegError
 
 
 def prepare_generated(name: str, root: str | Path | None) -> list[str]:
-    """Draws ``shapes`` or ``shapes-video`` where they are not there yet; returns lines that count what there is.
+    """Draws a generated data set where it is not there yet; returns lines that count what there is.
+
+    Args:
+        name: ``shapes``, ``shapes-coco`` or ``shapes-video``.
+        root: the tree; without it a folder in the cache.
 
     Raises:
         FewsegError: the folder holds something else.
     """
     tree = None if root is None else str(root)
-    return describe_images(Shapes5i(tree)) if name == "shapes" else _describe_clips(ShapesVideo(tree))
+    if name == "shapes":
+        return describe_images(Shapes5i(tree))
+    return describe_splits(ShapesCoco(tree)) if name == "shapes-coco" else _describe_clips(ShapesVideo(tree))
 
 
 def check_generated(name: str, root: str | Path | None) -> list[str]:
@@ -31,6 +38,9 @@ def check_generated(name: str, root: str | Path | None) -> list[str]:
     if name == "shapes":
         tree, made = _made(name, root, shapes.default_tree(), shapes.MARKER, shapes.ARGUMENTS)
         return describe_images(Shapes5i(str(tree), made["n_train"], made["n_val"], made["seed"]))
+    if name == "shapes-coco":
+        tree, made = _made(name, root, shapes_coco.default_tree(), shapes_coco.MARKER, shapes_coco.ARGUMENTS)
+        return describe_splits(ShapesCoco(str(tree), made["n_train"], made["n_val"], made["seed"]))
     tree, made = _made(name, root, shapes_video.default_tree(), shapes_video.MARKER, shapes_video.ARGUMENTS)
     return _describe_clips(ShapesVideo(str(tree), made["n_train"], made["n_val"], made["n_frames"], made["seed"]))
 
