@@ -29,6 +29,7 @@ import yaml
 
 from fewseg.episode import ROW_SCHEMA_VERSION, Row
 from fewseg.errors import FewsegError
+from fewseg.functional.instance_figures import interval_of_ap50, resampled_ap50
 from fewseg.functional.iou import bootstrap_ious, per_class_iou, percentile_interval
 from fewseg.functional.run_figures import NOC_PERCENT, click_ious, final_rows, resampled, scores_of_objects
 
@@ -49,8 +50,10 @@ FIGURES = {
     **{f"iou_at_{k}": f"IoU@{k}" for k in _IOU_AFTER},
     **{f"noc{percent}": f"NoC@{percent}" for percent in NOC_PERCENT},
     "over_limit90": "over@90",
-    "ap": "AP",
-    "ap50": "AP50",
+    "ap50_boxes": "AP50 boxes",
+    "ap50": "AP50 masks",
+    "ap_boxes": "AP boxes",
+    "ap": "AP masks",
     "guidance_within": "z within",
     "guidance_between": "z between",
     "miou_std_seeds": "std over seeds",
@@ -132,7 +135,7 @@ def read_rows(path: Path) -> pd.DataFrame:
     content = pq.read_table(path, partitioning=None)
     version = (content.schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
     if version not in _READABLE:
-        raise FewsegError(path, f"row schema {version}", str(ROW_SCHEMA_VERSION), "run this evaluation again")
+        raise FewsegError(path, f"row schema {version}", " or ".join(sorted(_READABLE)), "run this evaluation again")
     for field in _row_schema():
         if field.name not in content.schema.names:
             content = content.append_column(field, pa.nulls(len(content), field.type))
@@ -142,15 +145,19 @@ def read_rows(path: Path) -> pd.DataFrame:
 
 
 def in_words(figures: Mapping[str, Any]) -> str:
-    """The figures of a run with clicks or videos for its line in the terminal; empty where it has neither.
+    """The figures of a run with clicks, videos or instances for its line in the terminal; empty where it has none.
 
-    Clicks are told behind mIoU. Of videos these are all the figures, their interval that of J&F.
+    Clicks and instances are told behind mIoU. Of videos these are all the figures, their interval that of J&F. AP50
+    has its interval and, where there were several lists of references, its standard deviation over them.
 
     >>> in_words({"iou_at": [0.5, 0.75], "n_clicks": 2, "noc85": 2.0, "noc90": 2.0})
     '  IoU@1 0.500  IoU@2 0.750  NoC@85 2.00  NoC@90 2.00'
     >>> video = {"jf_mean": 0.75, "jf_ci95": [0.7, 0.8125], "j_mean": 0.7, "f_mean": 0.8, "positive_iou": 0.625}
     >>> in_words({**video, "seconds_per_video": 2.5})
     '  J&F 0.750 [0.700, 0.812]  J 0.700  F 0.800  positive IU 0.625  2.50 s/video'
+    >>> boxes = {"ap50_boxes": 0.25, "ap50_boxes_ci95": [0.125, 0.5], "ap50_boxes_std": 0.01}
+    >>> in_words({**boxes, "ap50": 0.125, "ap50_ci95": [0.0625, 0.25]})
+    '  AP50 boxes 0.250 [0.125, 0.500] std 0.010  AP50 masks 0.125 [0.062, 0.250]'
     """
     ious = figures.get("iou_at", [])
     told = [f"  IoU@{k} {ious[k - 1]:.3f}" for k in dict.fromkeys((1, len(ious))) if ious]
@@ -163,6 +170,11 @@ def in_words(figures: Mapping[str, Any]) -> str:
         told += shown.values()
     if "seconds_per_video" in figures:
         told.append(f"  {figures['seconds_per_video']:.2f} s/video")
+    for name in ("ap50_boxes", "ap50"):
+        if name in figures:
+            told.append("  {} {:.3f} [{:.3f}, {:.3f}]".format(FIGURES[name], figures[name], *figures[f"{name}_ci95"]))
+        if f"{name}_std" in figures:
+            told.append(f" std {figures[f'{name}_std']:.3f}")
     return "".join(told)
 
 
@@ -263,6 +275,8 @@ class Line:
         runs: the lines of ``summary.json`` that this sums up.
         clicks: what each click brings; None where objects were not clicked.
         jf_ci95: of J&F, where it is that of one run; None elsewhere.
+        ap50_boxes_ci95: of AP50 of boxes, where instances were asked for; made as ``ci95``.
+        ap50_ci95: the same of masks.
     """
 
     dataset: str
@@ -283,6 +297,8 @@ class Line:
     runs: tuple[dict[str, Any], ...]
     clicks: ClickCurve | None = None
     jf_ci95: tuple[float, float] | None = None
+    ap50_boxes_ci95: tuple[float, float] | None = None
+    ap50_ci95: tuple[float, float] | None = None
 
 
 def leaderboard(
@@ -305,6 +321,11 @@ def of_videos(settings: Iterable[Line | Comparison]) -> bool:
     return bool(tasks) and tasks <= {"video", "interactive_video"}
 
 
+def of_instances(settings: Iterable[Line | Comparison]) -> bool:
+    """Whether all lines or comparisons are of instances, and there is one."""
+    return {one.task for one in settings} == {"instance"}
+
+
 def _line(runs: list[dict[str, Any]], out: Path | None, folds_expected: int | None) -> Line:
     first = runs[0]
     scored = [run for run in runs if "miou" in run]
@@ -325,6 +346,7 @@ def _line(runs: list[dict[str, Any]], out: Path | None, folds_expected: int | No
         figures["miou_std_seeds"] = deviation
     classes = dict.fromkeys(name for run in runs for name in run.get("per_class_iou", {}))
     seeds = {fold: {run["seed"] for run in group} for fold, group in _by_fold(runs)}
+    of_boxes, of_masks = _ap50_intervals([run for run in runs if "ap50" in run], figures, out)
     return Line(
         **{name: first[name] for name in (*_GROUP, "method")},
         folds=folds,
@@ -340,6 +362,8 @@ def _line(runs: list[dict[str, Any]], out: Path | None, folds_expected: int | No
         runs=tuple(runs),
         clicks=clicks,
         jf_ci95=(first["jf_ci95"][0], first["jf_ci95"][1]) if len(runs) == 1 and "jf_ci95" in first else None,
+        ap50_boxes_ci95=of_boxes,
+        ap50_ci95=of_masks,
     )
 
 
@@ -415,10 +439,10 @@ def _interval(runs: Sequence[dict[str, Any]], miou: float, out: Path | None) -> 
     if len(runs) == 1 and "ci95" in runs[0]:
         low, high = runs[0]["ci95"]
         return low, high
-    frames = _scored_rows(runs, out)
+    frames = _all_rows(runs, out)
     if frames is None:
         return None
-    replicates, points = _replicates(runs, frames)
+    replicates, points = _replicates(runs, [final_rows(frame) for frame in frames])
     if abs(float(_average(points[None], runs)[0]) - miou) > _SAME:  # these replicates are of another number
         return None
     return percentile_interval(_average(replicates, runs), miou)
@@ -427,12 +451,42 @@ def _interval(runs: Sequence[dict[str, Any]], miou: float, out: Path | None) -> 
 _SAME = 1e-6  # rows reproduce a run's mIoU to this, unless it was scored by another rule
 
 
-def _scored_rows(runs: Sequence[dict[str, Any]], out: Path | None) -> list[pd.DataFrame] | None:
-    """The rows of every run that count for accuracy; None where a run's are missing."""
+def _all_rows(runs: Sequence[dict[str, Any]], out: Path | None) -> list[pd.DataFrame] | None:
+    """The rows of every run; None where a run's are missing."""
     paths = [] if out is None else [out / run["run"] / "episodes.parquet" for run in runs]
     if not paths or not all(path.is_file() for path in paths):
         return None
-    return [final_rows(read_rows(path)) for path in paths]
+    return [read_rows(path) for path in paths]
+
+
+def _ap50_intervals(
+    runs: Sequence[dict[str, Any]], figures: Mapping[str, float], out: Path | None
+) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+    """Of AP50 of boxes and of masks what ``_interval`` is of mIoU."""
+    if len(runs) == 1 and "ap50_ci95" in runs[0]:
+        of_boxes, of_masks = runs[0]["ap50_boxes_ci95"], runs[0]["ap50_ci95"]
+        return (of_boxes[0], of_boxes[1]), (of_masks[0], of_masks[1])
+    frames = _all_rows(runs, out)
+    found = None if frames is None else _ap50_replicates(runs, frames)
+    if found is None:
+        return None, None
+    boxes, masks = (_average(found[:, :, kind], runs) for kind in (0, 1))
+    return interval_of_ap50(boxes, figures["ap50_boxes"]), interval_of_ap50(masks, figures["ap50"])
+
+
+def _ap50_replicates(runs: Sequence[dict[str, Any]], frames: Sequence[pd.DataFrame]) -> Any:
+    """AP50 of boxes and masks of every run in resampled benchmarks, (R, runs, 2); None unless all asked for instances.
+
+    None too where rows do not give a run's AP50.
+    """
+    if not all("ap50" in run for run in runs) or any(frame["truth"].isna().all() for frame in frames):
+        return None
+    replicates, points = resampled_ap50(
+        frames, [run["fold"] for run in runs], [run.get("n_repeats", 1) for run in runs]
+    )
+    if np.abs(points - [[run["ap50_boxes"], run["ap50"]] for run in runs]).max() > _SAME:
+        return None
+    return replicates
 
 
 def _replicates(runs: Sequence[dict[str, Any]], frames: Sequence[pd.DataFrame]) -> tuple[Any, Any]:
@@ -474,6 +528,10 @@ class Comparison:
         note: what is left out, or why there is no comparison or interval; empty where nothing is odd.
         j_difference: mean J of videos minus that of the reference; None elsewhere.
         j_ci95: of ``j_difference``; every replicate resamples the same videos for both.
+        ap50_boxes_difference: AP50 of boxes minus that of the reference, of instances; None elsewhere.
+        ap50_boxes_ci95: of ``ap50_boxes_difference``, made as ``ci95``.
+        ap50_difference: the same of masks.
+        ap50_ci95: of ``ap50_difference``.
     """
 
     dataset: str
@@ -489,12 +547,21 @@ class Comparison:
     note: str
     j_difference: float | None = None
     j_ci95: tuple[float, float] | None = None
+    ap50_boxes_difference: float | None = None
+    ap50_boxes_ci95: tuple[float, float] | None = None
+    ap50_difference: float | None = None
+    ap50_ci95: tuple[float, float] | None = None
 
     @property
     def main(self) -> tuple[str, float | None, tuple[float, float] | None, str]:
-        """What is compared first, J of videos and mIoU elsewhere: its name, its difference, ``ci95`` and ``seen``."""
+        """What is compared first: its name, its difference, ``ci95`` and ``seen``.
+
+        J of videos, AP50 of boxes where instances were asked for, mIoU elsewhere.
+        """
         if of_videos([self]):
             return "mean J", self.j_difference, self.j_ci95, self.j_seen
+        if of_instances([self]):
+            return "AP50 of boxes", self.ap50_boxes_difference, self.ap50_boxes_ci95, self.ap50_boxes_seen
         return "mIoU", self.difference, self.ci95, self.seen
 
     @property
@@ -506,6 +573,16 @@ class Comparison:
     def j_seen(self) -> str:
         """The same of J."""
         return _seen(self.j_ci95)
+
+    @property
+    def ap50_boxes_seen(self) -> str:
+        """The same of AP50 of boxes."""
+        return _seen(self.ap50_boxes_ci95)
+
+    @property
+    def ap50_seen(self) -> str:
+        """The same of AP50 of masks."""
+        return _seen(self.ap50_ci95)
 
 
 def _seen(interval: tuple[float, float] | None) -> str:
@@ -576,19 +653,25 @@ def _compare_setting(by_config: dict[str, list[dict[str, Any]]], out: Path | Non
     used = list(
         {run["run"]: run for both, _ in pairs.values() for pair in both for run in pair if "run" in run}.values()
     )
-    frames = _scored_rows(used, out)
+    rows = _all_rows(used, out)
+    ap50 = _ap50_replicates(used, rows) if rows else None
+    frames = [final_rows(frame) for frame in rows] if rows else None
     replicates = _replicates(used, frames) if frames else None
     videos = _j_replicates(used, frames) if frames else None
     column = {run["run"]: i for i, run in enumerate(used)}
     found = []
     for config, (both, note) in pairs.items():
         miou = difference = interval = j_difference = j_interval = None
+        instances: dict[str, Any] = {}
         if both:
             own, other = ([pair[side] for pair in both] for side in (0, 1))
             miou, base = (_average_of("miou", runs) for runs in (own, other))
             difference = miou - base
             if all("j_mean" in run for run in (*own, *other)):
                 j_difference = _average_of("j_mean", own) - _average_of("j_mean", other)
+            of_ap50 = [name for name in ("ap50_boxes", "ap50") if all(name in run for run in (*own, *other))]
+            for name in of_ap50:
+                instances[f"{name}_difference"] = _average_of(name, own) - _average_of(name, other)
             if replicates is None:
                 lacking = "no interval (episodes.parquet is missing)"
             else:
@@ -603,6 +686,10 @@ def _compare_setting(by_config: dict[str, list[dict[str, Any]]], out: Path | Non
                     j_interval = percentile_interval(
                         _average(videos[:, of_own] - videos[:, of_other], own), j_difference
                     )
+                if ap50 is not None:
+                    for kind, name in enumerate(of_ap50):
+                        drawn = _average(ap50[:, of_own, kind] - ap50[:, of_other, kind], own)
+                        instances[f"{name}_ci95"] = interval_of_ap50(drawn, instances[f"{name}_difference"])
             blind = _CLASS_BLIND if any(run.get("class_blind") for run in own) else ""
             note = "; ".join(filter(None, (note, lacking, blind)))
         first = by_config[config][0]
@@ -617,6 +704,7 @@ def _compare_setting(by_config: dict[str, list[dict[str, Any]]], out: Path | Non
                 note=note,
                 j_difference=j_difference,
                 j_ci95=j_interval,
+                **instances,
             )
         )
     return found
@@ -698,6 +786,15 @@ _VIDEO_SETTING = (
     "Positive IU: intersection over union, summed over all objects and frames; with one class it is mIoU. K:\n"
     "annotated frames, P: annotated pixels per label and frame, where every object and the background is a label."
 )
+INSTANCES = (
+    "AP50: average precision of COCO's evaluator at IoU 0.5, of boxes and of masks, over all episodes together; mean\n"
+    "over the classes of a fold, then over lists of references, seeds and folds. AP: the mean over the IoUs 0.50 to\n"
+    "0.95. Interval: 95 % of a bootstrap over query images, each with all its episodes, without the variation of\n"
+    "training. Where classes have few images, about 40, AP and its interval are a little too high."
+)
+_INSTANCE_SETTING = (
+    "mIoU: that of the union of what is found. K: references, crops of other objects. Of folds: AP50 of boxes / masks."
+)
 _COMPARED = (
     "Difference of {what} to the reference, over the folds and seeds that both have. Interval: 95 % of a bootstrap\n"
     "that draws the same {drawn} for both. It holds neither the variation of training nor a correction for the\n"
@@ -707,7 +804,7 @@ _COMPARED = (
 
 def explained(lines: Sequence[Line]) -> list[str]:
     """What the figures of a leaderboard mean, in paragraphs."""
-    told = [] if of_videos(lines) else [_IMAGES]
+    told = [] if of_videos(lines) or of_instances(lines) else [_IMAGES]
     if any(line.clicks for line in lines):
         told.append(CLICKED)
     if any("jf_mean" in line.figures for line in lines):
@@ -717,7 +814,11 @@ def explained(lines: Sequence[Line]) -> list[str]:
             told.append(f"Videos of a run: {' to '.join(map(str, sorted({min(counts), max(counts)})))}.")
     if of_videos(lines):
         told.append(_VIDEO_SETTING)
-    if any("miou_std_seeds" in line.figures for line in lines):
+    if any("ap50" in line.figures for line in lines):
+        told.append(INSTANCES)
+    if of_instances(lines):
+        told.append(_INSTANCE_SETTING)
+    elif any("miou_std_seeds" in line.figures for line in lines):
         of = " of positive IU" if of_videos(lines) else ""
         told.append(f"Std over seeds{of}: standard deviation (n - 1) of the mean over folds, as the seed varies.")
     return told
@@ -727,6 +828,8 @@ def compared_in_words(found: Sequence[Comparison]) -> str:
     """What comparisons are of, and how far their intervals go."""
     if of_videos(found):
         return _COMPARED.format(what="mean J and of positive IU", drawn="videos") + f"\n{_FEW}"
+    if of_instances(found):
+        return _COMPARED.format(what="AP50 of boxes and of masks", drawn="query images")
     return _COMPARED.format(what="mIoU", drawn="query images")
 
 
@@ -741,7 +844,11 @@ def comparison_cells(found: Sequence[Comparison]) -> tuple[list[str], list[list[
     of_iou = [minus, "95 % paired interval", "seen"]
     of_j = [f"J {minus}", "95 % paired interval of J", "J seen"]
     videos, j_known = of_videos(found), any(one.j_difference is not None for one in found)
-    if videos:
+    amounts = ["K"] if of_instances(found) else ["K", "P"]  # references have no points
+    if of_instances(found):
+        kinds = [[f"{kind} {minus}", f"95 % paired interval of {kind}", f"{kind} seen"] for kind in ("boxes", "masks")]
+        heads = [*against, *kinds[0], *kinds[1]]
+    elif videos:
         heads = [*against, *of_j, "positive IU", f"IU {minus}", "95 % paired interval of IU", "IU seen"]
     else:
         heads = ["mIoU", *against, *of_iou, *(of_j * j_known)]
@@ -750,13 +857,18 @@ def comparison_cells(found: Sequence[Comparison]) -> tuple[list[str], list[list[
         reference = [one.reference] * several
         of_iou = [*_difference(one.difference, one.ci95), one.seen]
         of_j = [*_difference(one.j_difference, one.j_ci95), one.j_seen]
-        if videos:
+        if of_instances(found):
+            of_boxes = [*_difference(one.ap50_boxes_difference, one.ap50_boxes_ci95), one.ap50_boxes_seen]
+            of_masks = [*_difference(one.ap50_difference, one.ap50_ci95), one.ap50_seen]
+            values = [*reference, *of_boxes, *of_masks]
+        elif videos:
             values = [*reference, *of_j, _number(one.miou), *of_iou]
         else:
             values = [_number(one.miou), *reference, *of_iou, *(of_j * j_known)]
-        setting = [*(getattr(one, name) for name in wide), one.config, str(one.n_shot), points(one.n_points)]
+        annotated = [str(one.n_shot), points(one.n_points)][: len(amounts)]
+        setting = [*(getattr(one, name) for name in wide), one.config, *annotated]
         body.append([*setting, *values, *([one.note] * notes)])
-    return [*wide, "config", "K", "P", *heads, *(["note"] * notes)], body
+    return [*wide, "config", *amounts, *heads, *(["note"] * notes)], body
 
 
 def _difference(value: float | None, interval: tuple[float, float] | None) -> list[str]:
@@ -781,6 +893,8 @@ def cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     """Heads and cells of a leaderboard as text, for the terminal and for markdown; empty where nothing applies."""
     if of_videos(lines):
         return _video_cells(lines)
+    if of_instances(lines):
+        return _instance_cells(lines)
     wide = [name for name in ("dataset", "task") if len({getattr(line, name) for line in lines}) > 1]
     folds = sorted({fold for line in lines for fold in line.folds})
     extra = [name for name in FIGURES if any(name in line.figures for line in lines)]
@@ -836,6 +950,40 @@ def _video_cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
         setting = [*(getattr(line, name) for name in wide), str(line.n_shot), points(line.n_points)]
         body.append([*setting, *figures.values(), *([line.note] * notes)])
     return [*wide, "K", "P", *(names[name] for name in shown), *(["note"] * notes)], body
+
+
+_INSTANCE_FIGURES = (  # in the order of their columns
+    *("ap50_boxes", "ap50_boxes_ci95", "ap50", "ap50_ci95", "ap_boxes", "ap", "miou"),
+    *("seconds_per_episode", "seconds_per_update"),
+)
+
+
+def _instance_cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+    """``cells`` where all lines are of instances: AP50 first; K is a number of references, which have no points."""
+    wide = ["dataset"] if len({line.dataset for line in lines}) > 1 else []
+    folds = sorted({run["fold"] for line in lines for run in line.runs})
+    folds = folds if len(folds) > 1 else []
+    names = {**FIGURES, "ap50_boxes_ci95": "95 % of boxes", "ap50_ci95": "95 % of masks"}
+    names |= {"miou": "mIoU", "seconds_per_episode": "s/episode"}
+    notes = any(line.note for line in lines)
+    found = []
+    for line in lines:
+        figures = {name: figure_text(name, value) for name, value in line.figures.items() if name in names}
+        figures |= {"ap50_boxes_ci95": _range(line.ap50_boxes_ci95), "ap50_ci95": _range(line.ap50_ci95)}
+        found.append(figures | {"miou": _number(line.miou)})
+    shown = [name for name in _INSTANCE_FIGURES if any(figures.get(name) for figures in found)]
+    body = []
+    for line, figures in zip(lines, found, strict=True):
+        setting = [*(getattr(line, name) for name in wide), line.config, line.protocol, str(line.n_shot)]
+        of_folds = [_ap50_of_fold([run for run in line.runs if run["fold"] == fold]) for fold in folds]
+        body.append([*setting, *of_folds, *(figures.get(name, "") for name in shown), *([line.note] * notes)])
+    heads = [*wide, "config", "protocol", "K", *(f"fold {fold}" for fold in folds)]
+    return [*heads, *(names[name] for name in shown), *(["note"] * notes)], body
+
+
+def _ap50_of_fold(runs: Sequence[dict[str, Any]]) -> str:
+    scored = [run for run in runs if "ap50" in run]
+    return " / ".join(_number(_mean(run[name] for run in scored)) for name in ("ap50_boxes", "ap50") if scored)
 
 
 def points(n_points: int | None) -> str:
@@ -916,7 +1064,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
         line: dict[str, Any] = {
             name: json.dumps(v, default=_plain) if isinstance(v, dict) else v for name, v in row.items()
         }
-        for name in ("ci95", "jf_ci95"):
+        for name in ("ci95", "jf_ci95", "ap50_boxes_ci95", "ap50_ci95"):
             if name in line:
                 line[f"{name}_low"], line[f"{name}_high"] = line.pop(name)
         line |= {name: json.dumps(v) for name, v in line.items() if isinstance(v, list)}
@@ -958,9 +1106,10 @@ def summarise(out: Path, folds_expected: int | None = None) -> list[dict[str, An
     if not compared:
         (out / "comparisons.json").unlink(missing_ok=True)  # of an earlier version of the benchmark
     else:
+        seen = ("seen", "j_seen", "ap50_boxes_seen", "ap50_seen")
         write_json(
             out / "comparisons.json",
-            [dataclasses.asdict(one) | {"seen": one.seen, "j_seen": one.j_seen} for one in compared],
+            [dataclasses.asdict(one) | {name: getattr(one, name) for name in seen} for one in compared],
         )
     write_text(out / "summary.md", f"# {_title(rows)}\n\n{body}\n")
     return rows

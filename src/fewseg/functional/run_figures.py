@@ -1,4 +1,4 @@
-"""The figures of a run from its rows of integer counts: IoU, clicks, videos and seconds. Needs no torch.
+"""The figures of a run from its rows of integer counts: IoU, clicks, videos, instances and seconds. Needs no torch.
 
 Rows come as a pandas frame with the columns of ``episode.Row``, as ``results.read_rows`` returns it.
 """
@@ -14,6 +14,7 @@ import pandas as pd
 
 from fewseg.episode import Row
 from fewseg.errors import FewsegError
+from fewseg.functional.instance_figures import instance_figures
 from fewseg.functional.iou import (
     bootstrap_interval,
     fb_iou,
@@ -35,7 +36,8 @@ def final_rows(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows that count for accuracy.
 
     Where an object was clicked several times, those after its last click; of a video, all but those of its first and
-    its last frame, as in the official evaluation of DAVIS.
+    its last frame, as in the official evaluation of DAVIS; of a search for instances, those of the union of what an
+    episode found, not those of single detections.
 
     Raises:
         FewsegError: a video has fewer than 3 frames.
@@ -47,6 +49,7 @@ def final_rows(frame: pd.DataFrame) -> pd.DataFrame:
     >>> final_rows(pd.DataFrame(video)).tp.tolist()
     [8, 7]
     """
+    frame = frame[frame["score"].isna()]
     if not frame["frame"].isna().all():
         place, episode = frame["frame"].astype("int64"), frame["episode"]
         n_frames = place.groupby(episode).nunique().to_dict()
@@ -85,7 +88,8 @@ def score(
         ``seconds_encode``, ``seconds_guide``, ... and their sum ``seconds_per_episode``, all per episode. Where objects
         were clicked, these are the figures after the last click, and those of ``_click_figures`` are there as well. Of
         videos, an episode each, they leave out the first and the last frame, except in seconds, and those of
-        ``_video_figures`` are there as well.
+        ``_video_figures`` are there as well. Where instances were asked for, IoUs are those of the union of what an
+        episode found, and the figures of ``instance_figures`` are there as well.
 
     Raises:
         FewsegError: there is no row, a row of another class, or a video of fewer than 3 frames.
@@ -96,7 +100,17 @@ def score(
     (0.286, 0.5, 3)
     """
     if repeats > 1:
-        return _mean_of_repeats(frame, class_names, classes, repeats, n_clicks)
+        figures = _mean_of_repeats(frame, class_names, classes, repeats, n_clicks)
+    else:
+        figures = _score(frame, class_names, classes, n_clicks)
+    searched = frame["truth"].notna().any()
+    return figures | instance_figures(frame, class_names, classes, repeats) if searched else figures
+
+
+def _score(
+    frame: pd.DataFrame, class_names: Sequence[str], classes: Sequence[int], n_clicks: int | None = None
+) -> dict[str, Any]:
+    """``score`` of one list, without the figures of instances."""
     if frame.empty:
         raise FewsegError("rows", "none", "at least one scored prediction", "check the episode list of this run")
     strangers = sorted(set(frame["class_id"]) - set(classes))
@@ -228,9 +242,9 @@ def _click_figures(frame: pd.DataFrame, limit: int) -> dict[str, Any]:
 def _mean_of_repeats(
     frame: pd.DataFrame, class_names: Sequence[str], classes: Sequence[int], repeats: int, n_clicks: int | None
 ) -> dict[str, Any]:
-    pooled = score(frame, class_names, classes, n_clicks=n_clicks)
+    pooled = _score(frame, class_names, classes, n_clicks)
     repeat = frame["episode"] * repeats // pooled["n_episodes"]
-    each = [score(frame[repeat == i], class_names, classes) for i in range(repeats)]
+    each = [_score(frame[repeat == i], class_names, classes) for i in range(repeats)]
     means = {name: float(np.mean([figures[name] for figures in each])) for name in ("miou", "fb_iou", "positive_iou")}
     seen = {c: [f["per_class_iou"][c] for f in each if c in f["per_class_iou"]] for c in pooled["per_class_iou"]}
     low, high = pooled["ci95"]
