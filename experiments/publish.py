@@ -24,15 +24,19 @@ import numpy as np
 import numpy.typing as npt
 
 from fewseg import published
+from fewseg.protocols import PROTOCOLS
+from fewseg.report.instances import KINDS, asked, deviation, gaps
 from fewseg.results import (
     CLICKED,
     FIGURES,
+    INSTANCES,
     VIDEO,
     Line,
     amount,
     figure_text,
     leaderboard,
     markdown,
+    of_instances,
     points,
     summarise,
     training_notes,
@@ -56,13 +60,67 @@ VIDEO_FIGURES = (
 
 
 def tables(found: Sequence[Line]) -> str:
-    """A table for each data set, task and protocol, in markdown; with their names where there are several."""
-    groups = [(k, list(v)) for k, v in itertools.groupby(found, lambda x: (x.dataset, x.task, x.protocol))]
+    """A table for each data set, task and protocol, in markdown; with their names where there are several.
+
+    Base and novel classes of instances share a table.
+    """
+    groups: dict[tuple[str, str, str], list[Line]] = {}
+    for line in found:
+        what = _references(line) if line.task == "instance" else line.protocol
+        groups.setdefault((line.dataset, line.task, what), []).append(line)
     parts = []
-    for names, lines in groups:
+    for names, lines in groups.items():
         made = (click_table if any(x.clicks for x in lines) else _TABLES[names[1]])(lines)
-        parts.append((f"**{names[0]}, {names[2]}**\n\n" if len(groups) > 1 else "") + made)
+        told = ", ".join((names[0], *dict.fromkeys(line.protocol for line in lines)))
+        parts.append((f"**{told}**\n\n" if len(groups) > 1 else "") + made)
     return "\n\n".join(parts)
+
+
+def _references(line: Line) -> str:
+    """Where a protocol takes its references from."""
+    search = PROTOCOLS[line.protocol].evaluation.search
+    return search.reference if search else ""
+
+
+def instance_table(found: Sequence[Line]) -> str:
+    """AP50 of boxes and of masks, one row for each config and K, best first by novel classes, in markdown.
+
+    With intervals and, behind them, the standard deviation over lists of references. Where novel and base classes were
+    asked for, with the gap between them over the trainings that have both. Seconds are those of one query.
+    """
+    sides = [side for side in ("novel", "base", "all") if any(asked(line) == side for line in found)]
+    by_place = {(line.config, line.n_shot, asked(line)): line for line in found}
+    falls = {(one.config, one.n_shot): one for one in gaps(found)}
+    rows = list(dict.fromkeys((line.config, line.n_shot) for line in found))
+    several = len({n_shot for _, n_shot in rows}) > 1
+
+    def own(row: tuple[str, int]) -> list[Line | None]:
+        return [by_place.get((*row, side)) for side in sides]
+
+    rows.sort(key=lambda row: (row[1], [-(x.figures.get("ap50_boxes", 0.0) if x else 0.0) for x in own(row)]))
+    heads = ["config", *(["K"] * several)]
+    for kind in KINDS.values():
+        heads += [f"AP50 {kind}, {side} classes" for side in sides] + [f"gap {kind}"] * bool(falls)
+    body = []
+    for row in rows:
+        lines = own(row)
+        first = next(line for line in lines if line is not None)
+        cells = []
+        for name, kind in KINDS.items():
+            cells += [_ap50(line, name) for line in lines]
+            cells += [f"{falls[row].gap(kind):+.3f}" if row in falls else ""] * bool(falls)
+        seconds = figure_text("seconds_per_episode", first.figures.get("seconds_per_episode"))
+        note = f" ({first.note})" if first.note else ""
+        body.append([first.config + note, *([str(first.n_shot)] * several), *cells, seconds])
+    return markdown([*heads, "s/query"], body)
+
+
+def _ap50(line: Line | None, name: str) -> str:
+    if line is None or name not in line.figures:
+        return ""
+    interval, spread = getattr(line, f"{name}_ci95"), deviation(line, name)
+    between = "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
+    return f"{line.figures[name]:.3f}{between}" + ("" if spread is None else f" ± {spread:.3f}")
 
 
 def click_table(found: Sequence[Line]) -> str:
@@ -150,6 +208,7 @@ _TABLES = {
     "interactive": point_table,
     "video": video_table,
     "interactive_video": point_table,
+    "instance": instance_table,
 }
 
 
@@ -208,11 +267,13 @@ def publish(
     folds = sorted({row["fold"] for row in rows})
     lines = leaderboard(rows, out)
     videos = any("jf_mean" in line.figures for line in lines)
+    searched = any("ap50" in line.figures for line in lines)
     facts = [
         f"Regenerate with `{command}`.",
         *(f"Training: {note}." for note in training_notes(rows)),
         *([" ".join(CLICKED.split())] if any(line.clicks for line in lines) else []),
         *([" ".join(VIDEO.split())] if videos else []),
+        *([f"{' '.join(INSTANCES.split())} {_SPREAD}"] if searched else []),
         f"{_listed(row['n_episodes'] for row in rows)} {'videos' if videos else 'episodes'} a fold, protocol "
         f"{_listed(row['protocol'] for row in rows)}, folds {folds}; "
         f"the interval resamples {'videos' if videos else 'query images'} and does not hold the variation of training.",
@@ -224,11 +285,15 @@ def publish(
     write_json(results / f"{name}.json", rows)
     write_text(results / f"{name}-curves.csv", curves(rows, out))
     summary = (out / "summary.md").read_text(encoding="utf-8")
+    if searched:
+        chosen = [line for line in lines if of_instances([line])]
+        summary += f"\n## Instances at a glance\n\n{tables(chosen)}\n\n{_SPREAD}\n"
     write_text(results / f"{name}.md", summary + "\n" + "\n".join([facts[0], *facts[-2:]]) + "\n")
     # the rows that the interval of a mean is made from are not published, so the interval is
     intervals = [
         {name: getattr(x, name) for name in ("config", "protocol", "dataset", "n_shot")}
-        | {"ci95": [round(v, 4) for v in x.jf_ci95 or x.ci95]}
+        | {"ci95": [round(v, 4) for v in x.ap50_boxes_ci95 or x.jf_ci95 or x.ci95]}
+        | ({"masks_ci95": [round(v, 4) for v in x.ap50_ci95]} if x.ap50_ci95 else {})
         for x in lines
         if x.n_points is None and x.ci95
     ]
@@ -243,6 +308,9 @@ def publish(
         before, after = text.split(start)[0], text.split(end)[1]
         write_text(readme, f"{before}{start}\n{body}\n{end}{after}")
     return len(rows)
+
+
+_SPREAD = "Behind ±: standard deviation of AP50 over lists of references. Gap: base minus novel."
 
 
 def curves(rows: Sequence[dict[str, Any]], out: Path) -> str:
@@ -271,7 +339,8 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
     benchmarks = []
     for name, entry in index(root).items():
         rows = json.loads((root / "experiments" / "results" / f"{name}.json").read_text(encoding="utf-8"))
-        dense = [x for x in leaderboard(rows) if x.n_points is None and (x.task in ("semantic", "video") or x.clicks)]
+        shown = ("semantic", "video", "instance")
+        dense = [x for x in leaderboard(rows) if x.n_points is None and (x.task in shown or x.clicks)]
         benchmarks.append((name, entry, dense))
     found = {}
     for path in sorted((root / "docs" / "methods").glob("*.md")):
@@ -292,7 +361,7 @@ def _between(method: str, benchmarks: Sequence[tuple[str, dict[str, Any], list[L
     measured: list[str] = []
     for name, entry, lines in benchmarks:
         own = [line for line in lines if line.method == method and line.n_shot in (0, 1, 5) and line.miou is not None]
-        body += [_own_line(line, name, entry) for line in own]
+        body += [row for line in own for row in _own_lines(line, name, entry)]
         measured += [line.dataset for line in own]
         if own:
             where = f"[{name}.md](../../experiments/results/{name}.md)"
@@ -329,11 +398,25 @@ def _paper_line(row: published.Published) -> list[str]:
     return [f"paper: {row.method}", row.dataset, row.metric, str(row.n_shot), *folds, mean, "", about]
 
 
-def _own_line(line: Line, name: str, entry: dict[str, Any]) -> list[str]:
+def _own_lines(line: Line, name: str, entry: dict[str, Any]) -> list[list[str]]:
+    """One row, or one of boxes and one of masks."""
+    if not of_instances([line]):
+        return [_own_line(line, name, entry)]
+    rows = []
+    for figure, kind in KINDS.items():
+        row = _own_line(line, name, entry, "ci95" if kind == "boxes" else "masks_ci95")
+        by_fold = {fold: [r[figure] for r in line.runs if r["fold"] == fold and figure in r] for fold in line.folds}
+        folds = [f"{100 * sum(v) / len(v):.1f}" if (v := by_fold.get(i)) else "" for i in range(4)]
+        mean = f"{100 * line.figures[figure]:.1f}" if figure in line.figures else ""
+        about = "; ".join(filter(None, (f"{asked(line)} classes", line.note)))
+        rows.append([*row[:2], f"AP50 of {kind}", row[3], *folds, mean, row[9], about])
+    return rows
+
+
+def _own_line(line: Line, name: str, entry: dict[str, Any], interval_name: str = "ci95") -> list[str]:
     here = {name: getattr(line, name) for name in ("config", "protocol", "dataset", "n_shot")}
-    interval = next(
-        (e["ci95"] for e in entry["dense_intervals"] if all(e.get(k, v) == v for k, v in here.items())), None
-    )
+    known = (e for e in entry["dense_intervals"] if all(e.get(k, v) == v for k, v in here.items()))
+    interval = next((e.get(interval_name) for e in known), None)
     shown = "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
     folds = [f"{100 * line.folds[i]:.1f}" if i in line.folds else "" for i in range(4)]
     mean = f"{100 * line.figures.get('jf_mean', line.miou or 0.0):.1f}"

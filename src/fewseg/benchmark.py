@@ -13,7 +13,6 @@ import fcntl
 import functools
 import hashlib
 import itertools
-import json
 import multiprocessing
 import os
 import platform
@@ -787,7 +786,7 @@ def train(one: Training, out: Path, report: Callable[[int], None]) -> None:
 
 def evaluate(run: Run, out: Path) -> Config:
     """One evaluation of a finished training: rows, pictures and the summary row, which makes it done."""
-    from fewseg.callbacks import save_pictures
+    from fewseg.callbacks import save_pictures, write_detections
 
     one = run.training
     module, data, make_trainer = _build(one, out, run)
@@ -829,10 +828,7 @@ def evaluate(run: Run, out: Path) -> Config:
     }
     if run.pictures:
         save_pictures(module, data, module.rows, folder / "pictures")
-    for number in range(part.runs if module.detections else 0):
-        own = [entries for place, entries in module.detections if part.run_of(place, figures["n_episodes"]) == number]
-        entries = [entry for part_of_run in own for entry in json.loads(part_of_run)]
-        results.write_text(folder / f"detections-{number}.json", json.dumps(entries))
+    write_detections(folder, module.detections, part)
     results.write_text(out / "episodes" / f"{figures['episode_list_sha256']}.jsonl", data.episode_list().text())
     results.finish_run(folder, {**one.config, "run": {"data": run.data, "model": run.model}}, module.rows, figures)
     return figures

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,13 +20,26 @@ from torch import Tensor
 
 from fewseg import evaluation
 from fewseg.datamodules import FewShotDataModule
-from fewseg.episode import POSITIVE, VOID, EpisodeSpec, Row, VideoEpisode
+from fewseg.episode import POSITIVE, VOID, EpisodeBatch, EpisodeSpec, Instances, Row, VideoEpisode
 from fewseg.errors import FewsegError
-from fewseg.functional.draw import click_panel, film_strip, labelled, panel, shown_frames
+from fewseg.functional.draw import (
+    Outlines,
+    click_panel,
+    draw_instances,
+    drawn_places,
+    film_strip,
+    instance_panel,
+    labelled,
+    numbered,
+    panel,
+    shown_frames,
+)
+from fewseg.functional.matching import result
 from fewseg.functional.run_figures import score
 from fewseg.functional.video_scores import frame_j
 from fewseg.models.base import GIF_FRAMES, FewShotSegmentor, Labels
 from fewseg.results import atomic, in_words, read_rows, write_json, write_rows, write_text
+from fewseg.sampling import EvaluationPart, search_dataset
 
 
 def _folder(trainer: pl.Trainer) -> Path:
@@ -204,7 +218,10 @@ class _LastWord(pl.Callback):
 
 
 class WriteRows(_LastWord):
-    """After ``fewseg test``: ``episodes.parquet`` and ``metrics.json`` in the run's folder, a line in the terminal."""
+    """After ``fewseg test``: ``episodes.parquet`` and ``metrics.json`` in the run's folder, a line in the terminal.
+
+    Where instances were asked for, they are there as COCO's results, too: ``detections-<run>.json``.
+    """
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the rows of rank 0, which holds those of all processes."""
@@ -214,6 +231,7 @@ class WriteRows(_LastWord):
         data: FewShotDataModule = trainer.datamodule  # type: ignore[attr-defined]
         folder.mkdir(parents=True, exist_ok=True)
         write_rows(folder / "episodes.parquet", pl_module.rows)
+        write_detections(folder, pl_module.detections, data.evaluation_part)
         frame, names = read_rows(folder / "episodes.parquet"), data.dataset.class_names
         figures = score(frame, names, data.scored_classes(), data.evaluation_part.runs, data.n_clicks)
         figures |= pl_module.figures
@@ -224,6 +242,25 @@ class WriteRows(_LastWord):
         else:
             told, kind = f"mIoU {figures['miou']:.3f} [{low:.3f}, {high:.3f}]{told}", "episodes"
         self.told = f"{told} over {figures['n_episodes']} {kind}: {folder}"
+
+
+def write_detections(folder: Path, detections: Sequence[tuple[int, str]], part: EvaluationPart) -> None:
+    """Writes the instances of a test or of predictions as COCO's results, a file for each list of references.
+
+    ``COCO.loadRes`` reads ``detections-<run>.json``; the lists ask for the same objects, so that together they would
+    count everything several times.
+
+    Args:
+        folder: of the run.
+        detections: of every episode its place in the list and the entries of its detections, as JSON; none where a
+            protocol asks for no instances.
+        part: the evaluation part of the protocol.
+    """
+    for number in range(part.runs if detections else 0):
+        own = [text for place, text in detections if part.run_of(place, len(detections)) == number]
+        write_text(
+            folder / f"detections-{number}.json", json.dumps([entry for text in own for entry in json.loads(text)])
+        )
 
 
 class ChannelsLast(pl.Callback):
@@ -248,17 +285,23 @@ class WritePredictions(_LastWord):
     """After ``fewseg predict``: palette PNGs and ``predictions.csv`` in the run's folder.
 
     One PNG per query, with its class as the value; of a video one per frame, ``<sequence>/<frame>.png`` with the
-    numbers of its objects, at original size: the layout that the official evaluation of DAVIS reads.
+    numbers of its objects, at original size: the layout that the official evaluation of DAVIS reads. Where instances
+    are asked for, one per query and class with their numbers, the best from 1, a picture of them, and all of them in
+    the table and as COCO's results in ``detections-<run>.json``, a file for each list of references; PNG and picture
+    leave out what scores no more than the protocol's threshold.
     """
 
     def __init__(self) -> None:
         self.folder = Path()
         self.lines: list[list[Any]] = []  # of this process
+        self.found: list[list[list[Any]]] = []  # instead of them, where instances are asked for, those of each episode
+        self.detections: list[tuple[int, str]] = []  # as in FewShotSegmentor
         self.places: Sequence[int] = ()
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts a new table."""
         self.folder, self.lines = _folder(trainer) / "predictions", []
+        self.found, self.detections = [], []
         self.places = trainer.datamodule.places()  # type: ignore[attr-defined]
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -268,6 +311,11 @@ class WritePredictions(_LastWord):
         """Writes the masks of a batch, or the frames of a video as they come."""
         if isinstance(batch, VideoEpisode):
             self._write_video(batch, outputs)
+            return
+        data: FewShotDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        if _searches(data):
+            for spec, instances in zip(batch.specs, outputs, strict=True):
+                self._write_instances(data, spec, instances)
             return
         for spec, mask in zip(batch.specs, outputs, strict=True):
             number = self.places[len(self.lines)]  # in the episode list
@@ -284,22 +332,58 @@ class WritePredictions(_LastWord):
         number, support = self.places[len(self.lines)], " ".join(spec.support_ids)
         self.lines.append([number, spec.query_id, support, episode.n_objects, frames, spec.query_id])
 
+    def _write_instances(self, data: FewShotDataModule, spec: EpisodeSpec, instances: Instances) -> None:
+        number, threshold = self.places[len(self.detections)], data.evaluation_part.threshold
+        found = _outlines(instances)
+        assert found.scores is not None
+        name = f"{number:05d}-{Path(spec.query_id).name}-class{spec.class_id}.png"
+        _write_labels(self.folder / name, numbered(found.masks, np.flatnonzero(found.scores > threshold)))
+        scene, references = data.dataset.image(spec.query_id), [crop for crop, _ in data.pictures_of_supports(spec)]
+        drawn = draw_instances(scene, found, references, threshold, max(240, scene.shape[0]))
+        picture = Path(name).with_suffix(".jpg").name
+        cv2.imwrite(str(self.folder / picture), drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+        asked = [number, spec.query_id, " ".join(spec.support_ids), spec.class_id]
+        self.found.append(
+            [
+                [*asked, place + 1, f"{score:.5f}", *(f"{side:.2f}" for side in box), name, picture]
+                for place, (score, box) in enumerate(zip(found.scores, found.boxes, strict=True))
+            ]
+        )
+        ids = search_dataset(data.dataset).result_ids(spec.query_id, spec.class_id)
+        self.detections.append((number, json.dumps(result(*ids, evaluation.detected(instances)))))
+
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the table of all processes."""
-        lines = evaluation.gather(self.lines, lambda line: int(line[0]))
+        data: FewShotDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        searched = _searches(data)
+        if searched:
+            placed = evaluation.gather(
+                list(zip(self.detections, self.found, strict=True)), lambda episode: episode[0][0]
+            )
+            lines = [line for _, found in placed for line in found]
+        else:
+            lines = evaluation.gather(self.lines, lambda line: int(line[0]))
         if not trainer.is_global_zero:
             return
-        data: FewShotDataModule = trainer.datamodule  # type: ignore[attr-defined]
         last = ["objects", "frames", "folder"] if _films(data) else ["class_id", "file", "foreground_share"]
+        if searched:
+            last = ["class_id", "number", "score", "x0", "y0", "x1", "y1", "file", "picture"]
+            write_detections(self.folder, [detections for detections, _ in placed], data.evaluation_part)
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([["episode", "query", "support", *last], *lines])
         write_text(self.folder / "predictions.csv", text.getvalue())
-        self.told = f"{len(lines)} {'videos' if _films(data) else 'masks'}: {self.folder}"
+        what = f"instances in {len(placed)} episodes" if searched else "videos" if _films(data) else "masks"
+        self.told = f"{len(lines)} {what}: {self.folder}"
 
 
 def _films(data: FewShotDataModule) -> bool:
     """Whether the protocol tests videos."""
     return data.evaluation_part.task in ("video", "interactive_video")
+
+
+def _searches(data: FewShotDataModule) -> bool:
+    """Whether the protocol asks for instances."""
+    return data.evaluation_part.task == "instance"
 
 
 def _write_labels(path: Path, labels: np.ndarray[Any, Any]) -> None:
@@ -315,11 +399,19 @@ def _write_labels(path: Path, labels: np.ndarray[Any, Any]) -> None:
 
 
 def draw_episodes(module: FewShotSegmentor, data: FewShotDataModule, specs: list[EpisodeSpec]) -> list[np.ndarray]:
-    """One panel (support, query, prediction, truth; clicks where there are some) per episode, (h, w, 3) uint8."""
+    """One panel (support, query, prediction, truth; clicks where there are some) per episode, (h, w, 3) uint8.
+
+    Where instances are asked for: those found, with the references in a corner, and the truth.
+    """
+    was_training = module.training  # the trainer has undone the eval mode of the test by now
+    module.eval()
     panels = []
     for spec in specs:
         if data.evaluation_part.interaction is not None:
             panels.append(_draw_object(module, data, spec))
+            continue
+        if _searches(data):
+            panels.append(_draw_search(module, data, spec))
             continue
         together = [s for s in data.episode_list().specs if spec.group is not None and s.group == spec.group] or [spec]
         batch, place = data.batch_of(together).to(module.device), together.index(spec)
@@ -329,6 +421,7 @@ def draw_episodes(module: FewShotSegmentor, data: FewShotDataModule, specs: list
         supports = data.pictures_of_supports(spec)
         query = cv2.resize(data.dataset.image(spec.query_id), pred.shape[::-1], interpolation=cv2.INTER_AREA)
         panels.append(panel(supports, query, pred, target.cpu().numpy()))
+    module.train(was_training)
     return panels
 
 
@@ -341,13 +434,42 @@ def _draw_object(module: FewShotSegmentor, data: FewShotDataModule, spec: Episod
     return click_panel(query, clicks, pred, truth, supports)
 
 
+def _draw_search(module: FewShotSegmentor, data: FewShotDataModule, spec: EpisodeSpec) -> np.ndarray:
+    """The panel of an episode that asks for instances."""
+    found, truth = _search(module, data, spec)
+    references = [crop for crop, _ in data.pictures_of_supports(spec)]
+    return instance_panel(data.dataset.image(spec.query_id), found, truth, references, data.evaluation_part.threshold)
+
+
+def _search(module: FewShotSegmentor, data: FewShotDataModule, spec: EpisodeSpec) -> tuple[Outlines, Outlines]:
+    """What is scored in an episode that asks for instances, and the objects that it asks for, without crowds."""
+    batch: EpisodeBatch = data.batch_of([spec])
+    instances = evaluation.search(module.network, batch.to(module.device)).instances
+    if data.random_boxes != "none":
+        instances = evaluation.random_instances(batch, instances, data.random_boxes)
+    assert batch.instances is not None
+    (known,) = batch.instances
+    assert known.crowd is not None
+    asked = (known.labels == spec.class_id) & ~known.crowd
+    return _outlines(instances[0]), Outlines(known.boxes[asked].numpy(), known.masks[asked].numpy())
+
+
+def _outlines(instances: Instances) -> Outlines:
+    scores = None if instances.scores is None else instances.scores.numpy()
+    return Outlines(instances.boxes.numpy(), instances.masks.numpy(), scores)
+
+
 def save_pictures(module: FewShotSegmentor, data: FewShotDataModule, rows: list[Row], folder: Path) -> None:
-    """The best, the median and the worst episode of a run, or strips of its first videos, with ``index.json``."""
+    """The best, the median and the worst episode of a run, or strips of its first videos, with ``index.json``.
+
+    Episodes that ask for instances are ranked by the IoU of the union of what was found.
+    """
     specs = data.episode_list().specs
     if _films(data):
         _save_films(module.films, data, rows, folder)
         return
-    shown = list({row.episode: row for row in rows if row.present}.values())  # of an object, the last click
+    episodes = (row for row in rows if row.present and row.score is None)  # no single detections
+    shown = list({row.episode: row for row in episodes}.values())  # of an object, the last click
     order = sorted(shown, key=lambda row: (row.tp / max(row.tp + row.fp + row.fn, 1), row.episode))
     chosen = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
     folder.mkdir(parents=True, exist_ok=True)
@@ -414,10 +536,11 @@ def _mean_j(rows: Sequence[Row], n_frames: int) -> float:
 class EpisodePanels(pl.Callback):
     """Logs support, query, prediction and truth of a few base-class episodes to wandb, as images with mask overlays.
 
+    Where instances are asked for: their panel, and the query with their masks, boxes and scores; after a test as well.
     After a test on videos: the first of them as GIFs, the truth above the prediction.
 
     Args:
-        n_episodes: panels per validation, or videos per test, of which there are 3 at most.
+        n_episodes: panels per validation or test, or videos per test, of which there are 3 at most.
     """
 
     def __init__(self, n_episodes: int = 4) -> None:
@@ -435,7 +558,10 @@ class EpisodePanels(pl.Callback):
         data: FewShotDataModule = trainer.datamodule  # type: ignore[attr-defined]
         names = {0: "background", 1: "foreground", 255: "unknown"}
         panels: dict[str, Any] = {}
-        for i, spec in enumerate(data.validation_episodes().specs[: self.n_episodes]):
+        specs = data.validation_episodes().specs[: self.n_episodes]
+        if _searches(data) and pl_module.network.output == "instances":
+            panels, specs = _logged_searches(pl_module, data, specs), ()
+        for i, spec in enumerate(specs):
             batch = data.batch_of([spec]).to(pl_module.device)
             logits = evaluation.predict(pl_module.network, batch).logits
             pred, target = evaluation.masks(batch, logits)[0], batch.targets[0]
@@ -452,10 +578,16 @@ class EpisodePanels(pl.Callback):
             logger.experiment.log({**panels, "trainer/global_step": trainer.global_step})
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Logs the first videos of the test list, whichever processes tested them."""
+        """Logs the first videos, or episodes that ask for instances, of the test list, whoever tested them."""
         loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
         data: FewShotDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        if not (loggers and trainer.is_global_zero and isinstance(pl_module, FewShotSegmentor) and _films(data)):
+        if not (loggers and trainer.is_global_zero and isinstance(pl_module, FewShotSegmentor)):
+            return
+        if _searches(data):
+            panels = _logged_searches(pl_module, data, data.episode_list().specs[: self.n_episodes])
+            for logger in loggers:
+                logger.experiment.log(panels)
+        if not _films(data):
             return
         import wandb
 
@@ -467,6 +599,34 @@ class EpisodePanels(pl.Callback):
                 videos[f"videos/{i}"] = wandb.Video(str(path), caption=spec.query_id, format="gif")
             for logger in loggers:
                 logger.experiment.log(videos)
+
+
+def _logged_searches(module: FewShotSegmentor, data: FewShotDataModule, specs: Sequence[EpisodeSpec]) -> dict[str, Any]:
+    """Episodes that ask for instances, for wandb: panels, and queries with masks and boxes to switch on and off."""
+    import wandb
+
+    threshold, panels = data.evaluation_part.threshold, dict[str, Any]()
+    for i, spec in enumerate(specs):
+        found, truth = _search(module, data, spec)
+        scene, name = data.dataset.image(spec.query_id), data.dataset.class_names[spec.class_id - 1]
+        references = [crop for crop, _ in data.pictures_of_supports(spec)]
+        caption = f"{spec.query_id}: {name}"
+        drawn = instance_panel(scene, found, truth, references, threshold)
+        panels[f"episodes/{i}/panel"] = wandb.Image(drawn, caption=caption)
+        masks, boxes = {}, {}
+        for layer, one in (("prediction", found), ("truth", truth)):
+            places = range(len(one.boxes)) if one.scores is None else drawn_places(one.scores, threshold)
+            entries = []
+            for place in places:
+                sides = zip(("minX", "minY", "maxX", "maxY"), one.boxes[place].tolist(), strict=True)
+                entry = {"position": dict(sides), "domain": "pixel", "class_id": spec.class_id}
+                scored = {} if one.scores is None else {"scores": {"score": float(one.scores[place])}}
+                entries.append(entry | scored)
+            numbers = {0: "background", **{rank: f"{name} {rank}" for rank in range(1, len(entries) + 1)}}
+            masks[layer] = {"mask_data": numbered(one.masks, places), "class_labels": numbers}
+            boxes[layer] = {"box_data": entries, "class_labels": {spec.class_id: name}}
+        panels[f"episodes/{i}/query"] = wandb.Image(scene, masks=masks, boxes=boxes, caption=caption)
+    return panels
 
 
 _GIF_HEIGHT, _GIF_MILLISECONDS = 180, 100

@@ -223,11 +223,14 @@ def _check_kind(options: Any, trains: bool) -> None:
     from fewseg.protocols import get_protocol
     from fewseg.sampling import check_search, check_videos
 
-    kind, protocol = getattr(fewseg.datasets, options.dataset.class_path.rpartition(".")[2], None), options.protocol
-    if kind is not None and (not trains or options.train_episodes in (None, "video")):
-        check_videos(kind, get_protocol(protocol))
-    if kind is not None and (not trains or options.train_episodes in (None, "instance")):
-        check_search(kind, get_protocol(protocol))
+    kind = getattr(fewseg.datasets, options.dataset.class_path.rpartition(".")[2], None)
+    if kind is None:
+        return
+    protocol, asks = get_protocol(options.protocol), options.train_episodes
+    if not trains or asks in (None, "video"):
+        check_videos(kind, protocol)
+    if not trains or asks in (None, "instance"):
+        check_search(kind, protocol)
 
 
 def _check_checkpoint(path: str | None, class_path: str) -> None:

@@ -173,6 +173,9 @@ class FewShotDataModule(pl.LightningDataModule):
                 raise FewsegError(f"--data.{name}", locals()[name], f"at least {bound}", "raise it")
         if n_points is not None and n_points < 1:
             raise FewsegError("--data.n_points", n_points, "a positive count, or null for dense masks", "change it")
+        if n_points is not None and part.search is not None:
+            expected = f"null under {protocol}, where references are boxes"
+            raise FewsegError("--data.n_points", n_points, expected, "leave it out")
         if n_clicks is not None and n_clicks < 1:
             raise FewsegError("--data.n_clicks", n_clicks, "a positive count, or null for the protocol's", "change it")
         defaults = {"n_clicks": None, "refine": None, "refine_from": 1, "zoom_in": False, "flip": False}

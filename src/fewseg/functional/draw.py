@@ -1,9 +1,12 @@
-"""Panels for people: support, query, prediction and truth side by side; strips of videos. NumPy and OpenCV only."""
+"""Panels for people: support, query, prediction and truth side by side; strips of videos; instances over their scene.
+
+NumPy and OpenCV only.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -26,6 +29,7 @@ OBJECTS = (
     (150, 90, 40),
 )
 INK = (20, 20, 20)
+WHITE = (255, 255, 255)
 MARKED = (215, 20, 50)  # border and tag of an annotated frame
 
 
@@ -271,6 +275,156 @@ def _tagged(tile: Image, text: str, marked: bool) -> Image:
         rim = max(2, tile.shape[0] // 40)
         out[:rim] = out[-rim:] = out[:, :rim] = out[:, -rim:] = MARKED
     return out
+
+
+class Outlines(NamedTuple):
+    """Instances of one scene, as they are drawn.
+
+    Args:
+        boxes: (n, 4) as x0, y0, x1, y1 in pixels of the scene.
+        masks: (n, H, W), non-zero is the instance.
+        scores: (n,) of detections; None for what is known.
+    """
+
+    boxes: npt.NDArray[Any]
+    masks: npt.NDArray[Any]
+    scores: npt.NDArray[Any] | None = None
+
+
+def drawn_places(scores: npt.ArrayLike, threshold: float = 0.5) -> list[int]:
+    """Which detections are drawn, the best first: those above the threshold, or the best one where there is none.
+
+    >>> drawn_places([0.25, 0.75, 0.625])
+    [1, 2]
+    >>> drawn_places([0.25, 0.375]), drawn_places([])
+    ([1], [])
+    """
+    values = np.asarray(scores, np.float64)
+    order = np.argsort(-values, kind="stable").tolist()
+    return [place for place in order if values[place] > threshold] or order[:1]
+
+
+def numbered(masks: npt.NDArray[Any], places: Sequence[int] | npt.NDArray[np.int64]) -> Image:
+    """A label map (H, W) of some of the masks (n, H, W): numbers from 1 in the order of places, the first one on top.
+
+    It holds the first 254 at most: 255 is void.
+
+    >>> masks = np.array([[[1, 1, 0, 0]], [[0, 1, 1, 0]], [[1, 1, 1, 1]]])
+    >>> numbered(masks, [1, 0]).tolist()
+    [[2, 1, 1, 0]]
+    """
+    labels = np.zeros(masks.shape[1:], np.uint8)
+    for number, place in reversed(list(enumerate(places, 1))[: VOID - 1]):
+        labels[masks[place] != 0] = number
+    return labels
+
+
+def draw_instances(
+    scene: Image,
+    found: Outlines,
+    references: Sequence[Image] = (),
+    threshold: float = 0.5,
+    height: int = 240,
+) -> Image:
+    """The scene with every instance in a colour of its own: mask, box and score, with the references in a corner.
+
+    Detections up to the threshold are left out. Where none is above it, the best one is a thin box without its mask.
+    Where masks overlap, the higher score shows.
+
+    Args:
+        scene: (H, W, 3) uint8 RGB.
+        found: n instances.
+        references: crops (h, w, 3) that say what was asked for; they are framed in the lower left corner.
+        threshold: on scores; what is known is drawn whatever it is.
+        height: of the result: small scenes are enlarged before boxes are drawn.
+
+    Returns:
+        (height, w, 3) uint8 RGB.
+
+    >>> scene, mask = np.zeros((64, 64, 3), np.uint8), np.zeros((1, 64, 64), np.uint8)
+    >>> mask[:, 8:40, 8:40] = 1
+    >>> sure, unsure = (Outlines(np.array([[8, 8, 40, 40]]), mask, np.array([score])) for score in (0.75, 0.25))
+    >>> [draw_instances(scene, found, height=64)[30, 30].tolist() for found in (sure, unsure)]
+    [[114, 22, 85], [0, 0, 0]]
+    """
+    places = list(range(len(found.boxes))) if found.scores is None else drawn_places(found.scores, threshold)
+    faint = found.scores is not None and any(found.scores[place] <= threshold for place in places)
+    tile = labelled(scene, None if faint or not places else numbered(found.masks, places), height)
+    for rank, place in reversed(list(enumerate(places, 1))):  # the best on top
+        score = None if found.scores is None else float(found.scores[place])
+        _draw_box(tile, found.boxes[place] * height / scene.shape[0], colour_of(rank), score, thin=faint)
+    _inset(tile, references)
+    return tile
+
+
+def instance_panel(
+    query: Image,
+    found: Outlines,
+    truth: Outlines,
+    references: Sequence[Image] = (),
+    threshold: float = 0.5,
+    height: int = 240,
+) -> Image:
+    """The detections with the references in the corner, and beside them the truth, which nothing covers.
+
+    Args:
+        query: (H, W, 3) uint8 RGB.
+        found: detections, see ``draw_instances``.
+        truth: the objects that were asked for.
+        references: crops (h, w, 3).
+        threshold: on scores.
+        height: of the row in pixels.
+
+    Returns:
+        (height, w, 3) uint8 RGB.
+
+    >>> nothing = Outlines(np.zeros((0, 4)), np.zeros((0, 30, 40)), np.zeros(0))
+    >>> instance_panel(np.zeros((30, 40, 3), np.uint8), nothing, nothing._replace(scores=None), height=60).shape
+    (60, 164, 3)
+    """
+    known = draw_instances(query, truth, height=height)
+    return _in_a_row([draw_instances(query, found, references, threshold, height), known])
+
+
+def _draw_box(
+    tile: Image, box: npt.NDArray[Any], colour: tuple[int, int, int], score: float | None, thin: bool
+) -> None:
+    """A box (x0, y0, x1, y1) in pixels of the tile, with its score on a tag in its upper left corner."""
+    height, width = tile.shape[:2]
+    left, top = (int(np.clip(np.floor(v), 0, n - 1)) for v, n in zip(box[:2], (width, height), strict=True))
+    right, bottom = (int(np.clip(np.ceil(v) - 1, 0, n - 1)) for v, n in zip(box[2:], (width, height), strict=True))
+    cv2.rectangle(tile, (left, top), (right, bottom), colour, 1 if thin else max(2, height // 160))
+    if score is None:
+        return
+    face, scale, text = cv2.FONT_HERSHEY_SIMPLEX, max(0.35, height / 640), f"{score:.2f}"
+    (wide, high), _ = cv2.getTextSize(text, face, scale, 1)
+    left, top = max(0, min(left, width - wide - 5)), max(0, min(top, height - high - 5))
+    cv2.rectangle(tile, (left, top), (left + wide + 4, top + high + 4), colour, -1)
+    ink = INK if np.dot(colour, (0.299, 0.587, 0.114)) > 110 else WHITE
+    cv2.putText(tile, text, (left + 2, top + high + 2), face, scale, ink, 1, cv2.LINE_AA)
+
+
+_FRAME = 2  # pixels of white around a reference, within a dark line
+
+
+def _inset(tile: Image, references: Sequence[Image]) -> None:
+    """References in the lower left corner, side by side, each within a quarter of the tile's height."""
+    if not references:
+        return
+    height, width = tile.shape[:2]
+    rim = 2 * (_FRAME + 1)
+    side = max(1, min(height // 4, width // len(references)) - rim)
+    left = 0
+    for reference in references:
+        share = side / max(reference.shape[:2])
+        size = [max(1, round(n * share)) for n in reference.shape[:2]]
+        how = cv2.INTER_AREA if share <= 1 else cv2.INTER_NEAREST
+        crop = cv2.resize(reference, (size[1], size[0]), interpolation=how)
+        for colour, n in ((WHITE, _FRAME), (INK, 1)):
+            crop = cv2.copyMakeBorder(crop, n, n, n, n, cv2.BORDER_CONSTANT, value=colour)
+        shown = crop[:height, : width - left]
+        tile[height - shown.shape[0] :, left : left + shown.shape[1]] = shown
+        left += shown.shape[1]
 
 
 def _scaled(image: Image, height: int) -> Image:

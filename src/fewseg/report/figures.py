@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from fewseg.results import Comparison, Line, amount, of_videos, points
+from fewseg.results import Comparison, Line, amount, of_instances, of_videos, points
 
 # Okabe and Ito's palette without its yellow, which is too light for lines on white
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -54,12 +54,13 @@ def styles(configs: Sequence[str]) -> dict[str, Style]:
 
 def against_points(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[str, go.Figure] | None:
     """Accuracy against P at the K with most P; None where no configuration has two."""
-    return _against(lines, style, "n_points", "n_shot", f"annotated pixels per label and {_image(lines)} (P)", "K")
+    return _against(lines, style, "n_points", "n_shot", f"annotated pixels per label and {shot(lines)} (P)", "K")
 
 
 def against_shots(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[str, go.Figure] | None:
     """Accuracy against K at the P with most K; None where no configuration has two."""
-    return _against(lines, style, "n_shot", "n_points", f"annotated {_image(lines)}s (K)", "P")
+    title = "references (K)" if of_instances(lines) else f"annotated {shot(lines)}s (K)"
+    return _against(lines, style, "n_shot", "n_points", title, "P")
 
 
 def single_class(lines: Sequence[Line]) -> bool:
@@ -67,14 +68,27 @@ def single_class(lines: Sequence[Line]) -> bool:
     return len({name for line in lines for name in line.per_class_iou}) == 1
 
 
-def _image(lines: Sequence[Line]) -> str:
-    return "frame" if of_videos(lines) else "image"
+def shot(lines: Sequence[Line]) -> str:
+    """What K counts, in words."""
+    return "frame" if of_videos(lines) else "reference" if of_instances(lines) else "image"
+
+
+def setting_of(one: Line | Comparison) -> str:
+    """K and P as captions say them; references have no points."""
+    return f"K = {one.n_shot}" + ("" if of_instances([one]) else f", P = {points(one.n_points)}")
+
+
+def _accuracy(line: Line) -> tuple[float | None, tuple[float, float] | None]:
+    """What methods are compared by, with its interval: AP50 of boxes where instances are asked for, else mIoU."""
+    if of_instances([line]):
+        return line.figures.get("ap50_boxes"), line.ap50_boxes_ci95
+    return line.miou, line.ci95
 
 
 def _against(
     lines: Sequence[Line], style: Mapping[str, Style], along: str, fixed: str, title: str, letter: str
 ) -> tuple[str, go.Figure] | None:
-    scored = [line for line in lines if line.miou is not None]
+    scored = [line for line in lines if _accuracy(line)[0] is not None]
     values = {(getattr(line, fixed), getattr(line, along)) for line in scored}
     counts = Counter(at for at, _ in values)
     if not counts or max(counts.values()) < 2:
@@ -88,8 +102,8 @@ def _against(
         figure.add_scatter(
             name=html.escape(config),
             x=[points(getattr(line, along)) for line in own],
-            y=[line.miou for line in own],
-            error_y=_bars([line.miou for line in own], [line.ci95 for line in own]),
+            y=[_accuracy(line)[0] for line in own],
+            error_y=bars([_accuracy(line)[0] for line in own], [_accuracy(line)[1] for line in own]),
             mode="lines+markers",
             line={"color": look.colour, "dash": look.dash},
             marker={"symbol": look.symbol, "size": 9},
@@ -97,10 +111,17 @@ def _against(
         )
     order = sorted({getattr(line, along) for line in shown}, key=amount)
     axis = {"title": title, "type": "category", "categoryorder": "array", "categoryarray": [points(v) for v in order]}
-    return f"{letter} = {points(chosen)}", _finish(figure, axis, "positive IU" if single_class(lines) else "mIoU")
+    if of_instances(lines):
+        return "AP at IoU 0.5", finish(figure, axis, "AP50 of boxes")
+    return f"{letter} = {points(chosen)}", finish(figure, axis, "positive IU" if single_class(lines) else "mIoU")
 
 
-def _bars(centres: Sequence[float | None], intervals: Sequence[tuple[float, float] | None]) -> dict[str, Any]:
+def bars(centres: Sequence[float | None], intervals: Sequence[tuple[float, float] | None]) -> dict[str, Any]:
+    """Intervals as plotly's error bars; None is a point without one.
+
+    >>> bars([0.5], [(0.25, 1.0)])["arrayminus"], bars([0.5], [None])["array"]
+    ([0.25], [0.0])
+    """
     pairs = [(c or 0.0, i or (c or 0.0, c or 0.0)) for c, i in zip(centres, intervals, strict=True)]
     up, down = [high - c for c, (_, high) in pairs], [c - low for c, (low, _) in pairs]
     return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.2, "width": 4}
@@ -157,7 +178,7 @@ def _clicked(lines: Sequence[Line], style: Mapping[str, Style], seconds: bool) -
             else {"title": "clicks", "dtick": 1}
         )
         if figure.data:
-            found.append((f"K = {n_shot}, P = {points(n_points)}", _finish(figure, axis, "IoU, mean over objects")))
+            found.append((f"K = {n_shot}, P = {points(n_points)}", finish(figure, axis, "IoU, mean over objects")))
     return found
 
 
@@ -191,14 +212,17 @@ def positive_against_points(lines: Sequence[Line], style: Mapping[str, Style]) -
         title = "annotated pixels per label (P)"
         axis = {"title": title, "type": "category", "categoryorder": "array", "categoryarray": order}
         caption = f"K = {n_shot}; in brackets: the longest annotation update (guide and segment)"
-        found.append((caption, _finish(figure, axis, "positive IoU")))
+        found.append((caption, finish(figure, axis, "positive IoU")))
     return found
 
 
 def per_class(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[str, go.Figure] | None:
-    """IoU of every class, at the densest setting of those that most configurations share; None without two classes."""
-    scored = [line for line in lines if line.per_class_iou]
-    if not scored or single_class(scored):
+    """IoU of every class, at the densest setting of those that most configurations share; None without two classes.
+
+    Where instances are asked for: AP50 of boxes.
+    """
+    scored = [line for line in lines if _per_class(line)]
+    if len({name for line in scored for name in _per_class(line)}) < 2:
         return None
     chosen = shared_setting(scored)
     figure = go.Figure()
@@ -206,14 +230,27 @@ def per_class(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[str, g
         if (line.n_shot, line.n_points) == chosen:
             figure.add_bar(
                 name=html.escape(line.config),
-                x=[html.escape(name) for name in line.per_class_iou],
-                y=list(line.per_class_iou.values()),
+                x=[html.escape(name) for name in _per_class(line)],
+                y=list(_per_class(line).values()),
                 marker={"color": style[line.config].colour, "pattern": {"shape": style[line.config].pattern}},
                 hovertemplate="%{x}: %{y:.3f}",
             )
-    names = dict.fromkeys(name for line in scored for name in line.per_class_iou)
+    names = dict.fromkeys(name for line in scored for name in _per_class(line))
     axis = {"type": "category", "categoryorder": "array", "categoryarray": [html.escape(name) for name in names]}
-    return f"K = {chosen[0]}, P = {points(chosen[1])}", _finish(figure, axis, "IoU")
+    if of_instances(scored):
+        return f"K = {chosen[0]}", finish(figure, axis, "AP50 of boxes")
+    return f"K = {chosen[0]}, P = {points(chosen[1])}", finish(figure, axis, "IoU")
+
+
+def _per_class(line: Line) -> dict[str, float]:
+    """Class name -> IoU, or AP50 of boxes where instances are asked for, mean over seeds."""
+    if not of_instances([line]):
+        return line.per_class_iou
+    found: dict[str, list[float]] = {}
+    for run in line.runs:
+        for name, ap50 in run.get("per_class_ap50_boxes", {}).items():
+            found.setdefault(name, []).append(ap50)
+    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 def shared_setting(lines: Sequence[Line]) -> tuple[int, int | None]:
@@ -290,7 +327,7 @@ def accuracy_against_time(lines: Sequence[Line], style: Mapping[str, Style]) -> 
                 cliponaxis=False,
             )
         title = "seconds per video: features, guidance and all frames (logarithmic)"
-        _finish(figure, {"title": title, "type": "log", **_LOGARITHMIC}, html.escape(_VIDEO_ACCURACIES[chosen[0]]))
+        finish(figure, {"title": title, "type": "log", **_LOGARITHMIC}, html.escape(_VIDEO_ACCURACIES[chosen[0]]))
         figure.update_layout(xaxis={"range": across}, yaxis={"range": up})
         if len(chosen) > 1:
             figure.update_layout(updatemenus=[_choice(groups, chosen)], margin={"t": 45})
@@ -328,7 +365,7 @@ def annotation_surfaces(lines: Sequence[Line], style: Mapping[str, Style]) -> li
         if len(frames) < 2 and len(given) < 2:
             continue
         figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.12)
-        _finish(figure, {}, "annotated frames (S)")
+        finish(figure, {}, "annotated frames (S)")
         cells = [[at.get((s, p)) for p in given] for s in frames]
         figure.add_heatmap(
             x=[points(p) for p in given],
@@ -340,7 +377,7 @@ def annotation_surfaces(lines: Sequence[Line], style: Mapping[str, Style]) -> li
             hovertemplate="S = %{y}, P = %{x}: %{z:.3f}<extra></extra>",
             zmin=min(values),
             zmax=max(values),
-            colorscale=_SEQUENTIAL,
+            colorscale=SEQUENTIAL,
             showscale=False,
             showlegend=False,
             xgap=2,
@@ -375,7 +412,7 @@ def annotation_surfaces(lines: Sequence[Line], style: Mapping[str, Style]) -> li
     return found
 
 
-_SEQUENTIAL = [[0.0, "#f1f6fb"], [1.0, "#3b8bc4"]]  # dark ink can be read on all of it
+SEQUENTIAL = [[0.0, "#f1f6fb"], [1.0, "#3b8bc4"]]  # dark ink can be read on all of it
 _SHADES = ("#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#08519c", "#08306b")
 _MARKS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 
@@ -395,25 +432,24 @@ def forest(compared: Sequence[Comparison], style: Mapping[str, Style]) -> list[t
         figure = go.Figure()
         for one in own:
             look, (_, difference, ci95, seen) = style[one.config], one.main
-            bars = _bars([difference], [ci95])
+            interval = bars([difference], [ci95])
             separated = seen in ("above", "below")
             figure.add_scatter(
                 name=html.escape(one.config),
                 x=[difference],
                 y=[html.escape(one.config)],
-                error_x=bars,
+                error_x=interval,
                 mode="markers",
                 marker={"symbol": look.symbol + ("" if separated else "-open"), "size": 11, "color": look.colour},
                 hovertemplate="%{x:+.3f}" + (f", {seen}" if seen else ""),
             )
         figure.add_vline(x=0, line={"color": "#57606a", "width": 1})
         title = html.escape(f"{own[0].main[0]} minus that of {own[0].reference}")
-        _finish(figure, {"title": title, "showgrid": True, "gridcolor": "#e8eaed"}, "")
+        finish(figure, {"title": title, "showgrid": True, "gridcolor": "#e8eaed"}, "")
         rows = [html.escape(one.config) for one in own]
         figure.update_layout(showlegend=False, height=130 + 32 * len(rows))
         figure.update_yaxes(type="category", categoryorder="array", categoryarray=rows)
-        n_shot, n_points = own[0].n_shot, points(own[0].n_points)
-        found.append((f"K = {n_shot}, P = {n_points}", figure))
+        found.append((setting_of(own[0]), figure))
     return found
 
 
@@ -424,9 +460,9 @@ def guidance_spread(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[
         return None
     titles = {"guidance_within": "within classes", "guidance_between": "between classes"}
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.03)
-    _finish(figure, {}, "share of the mean squared length of z")
-    order = sorted({(line.n_shot, amount(line.n_points), line.n_points) for line in shown}, key=lambda at: at[:2])
-    names = [f"K {n_shot}, P {points(n_points)}" for n_shot, _, n_points in order]
+    finish(figure, {}, "share of the mean squared length of z")
+    ordered = sorted(shown, key=lambda line: (line.n_shot, amount(line.n_points)))
+    names = list(dict.fromkeys(setting_of(line).replace(" = ", " ") for line in ordered))
     for place, (name, title) in enumerate(titles.items(), start=1):
         for config in dict.fromkeys(line.config for line in shown):
             own = [line for line in shown if line.config == config and name in line.figures]
@@ -436,7 +472,7 @@ def guidance_spread(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[
                 name=html.escape(config),
                 legendgroup=html.escape(config),
                 showlegend=place == 1,
-                x=[f"K {line.n_shot}, P {points(line.n_points)}" for line in own],
+                x=[setting_of(line).replace(" = ", " ") for line in own],
                 y=[max(line.figures[name], _SMALLEST) for line in own],
                 customdata=[line.figures[name] for line in own],
                 mode="lines+markers",
@@ -469,10 +505,11 @@ def learning_curves(curves: Sequence[Curve], style: Mapping[str, Style], title: 
             hovertemplate=f"{html.escape(curve.label)}, step %{{x}}: %{{y:.3f}}",
         )
         named.add(curve.config)
-    return _finish(figure, {"title": "step", "rangemode": "tozero"}, title)
+    return finish(figure, {"title": "step", "rangemode": "tozero"}, title)
 
 
-def _finish(figure: go.Figure, xaxis: dict[str, Any], y: str) -> go.Figure:
+def finish(figure: go.Figure, xaxis: dict[str, Any], y: str) -> go.Figure:
+    """The figure with the layout that all have; ``y`` titles its first vertical axis."""
     figure.update_layout(
         template="simple_white",
         height=400,

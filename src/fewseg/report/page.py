@@ -28,7 +28,19 @@ from fewseg.report.figures import (
     learning_curves,
     per_class,
     positive_against_points,
+    setting_of,
+    shot,
     styles,
+)
+from fewseg.report.instances import (
+    KINDS,
+    Gap,
+    against_clutter,
+    asked,
+    base_and_novel,
+    confusions,
+    deviation,
+    gaps,
 )
 from fewseg.report.pictures import pictures
 from fewseg.results import (
@@ -44,6 +56,7 @@ from fewseg.results import (
     explained,
     figure_text,
     leaderboard,
+    of_instances,
     of_videos,
     points,
     reference_of,
@@ -78,11 +91,13 @@ def build_report(out: Path, folds_expected: int | None = None) -> Path:
         sections.append(_leaderboard(lines, style))
     compared = comparisons(rows, out, reference_of(out))
     sections.append(_comparisons(compared, style))
+    fallen = gaps(lines)
+    sections.append(_gaps(fallen, style))
     plots = _plots(lines, rows, style, out)
     sections += [plots, pictures(lines, style, out), _regenerate(out)]
     files = resources.files("fewseg.report")
     css, js = ((files / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    plotly = f"<script>{get_plotlyjs()}</script>\n" if plots or compared else ""
+    plotly = f"<script>{get_plotlyjs()}</script>\n" if plots or compared or fallen else ""
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -113,7 +128,7 @@ def _headline(lines: Sequence[Line]) -> str:
     runs = [run for line in lines for run in line.runs]
     versions = sorted({(name, str(v)) for run in runs for name, v in run.get("versions", {}).items()})
     episodes = sorted({run["n_episodes"] for run in runs if "n_episodes" in run})
-    videos = of_videos(lines)
+    videos, counts = of_videos(lines), sorted({line.n_points for line in lines}, key=amount)
     per_run = f", {_span(episodes)} {'videos' if videos else 'episodes'} each" if episodes else ""
     facts = {
         "Compared": _listed(line.config if line.config == line.method else _who(line) for line in lines),
@@ -121,8 +136,8 @@ def _headline(lines: Sequence[Line]) -> str:
         "Task": _listed(line.task for line in lines),
         "Protocol": _listed(line.protocol for line in lines),
         "Folds": _listed(sorted({run["fold"] for run in runs})),
-        "Annotation": f"K = {_listed(sorted({line.n_shot for line in lines}))} {'frames' if videos else 'images'}, "
-        f"P = {_listed(points(p) for p in sorted({line.n_points for line in lines}, key=amount))} pixels",
+        "Annotation": f"K = {_listed(sorted({line.n_shot for line in lines}))} {shot(lines)}s"
+        + ("" if of_instances(lines) else f", P = {_listed(points(p) for p in counts)} pixels"),
         "Runs": f"{len(runs)}{per_run}, seeds {_listed(sorted({run['seed'] for run in runs}))}",
         "Training": "; ".join(_text(note) for note in training_notes(runs)),
         "Device": _listed(run["device"] for run in runs if "device" in run),
@@ -149,17 +164,20 @@ def _notices(lines: Sequence[Line]) -> list[str]:
 def _best(lines: Sequence[Line]) -> str:
     """The winner at the densest setting, where there is one setting group to speak of; of videos, with its costs."""
     scored = [line for line in lines if _accuracy(line) is not None]
+    if of_instances(scored):  # what a benchmark of instances is about, also where it tests base classes beside them
+        scored = [line for line in scored if asked(line) == "novel"] or scored
     if not scored or len({(line.dataset, line.task, line.protocol) for line in scored}) > 1:
         return ""
     top = max((amount(line.n_points), line.n_shot) for line in scored)
     best = max((x for x in scored if (amount(x.n_points), x.n_shot) == top), key=lambda line: _accuracy(line) or 0.0)
     if of_videos([best]) and "jf_mean" in best.figures:
         told = _video_in_words(best)
+    elif of_instances([best]):
+        told = _instances_in_words(best)
     else:
         interval = "" if best.ci95 is None else f" (95 % interval {best.ci95[0]:.3f} to {best.ci95[1]:.3f})"
         told = f"mIoU {_accuracy(best) or 0.0:.3f}{interval}"
-    where = f"K = {best.n_shot}, P = {points(best.n_points)}"
-    return f"<p>Best at {where}: <strong>{_text(best.config)}</strong>, {told}.</p>\n"
+    return f"<p>Best at {setting_of(best)}: <strong>{_text(best.config)}</strong>, {told}.</p>\n"
 
 
 def _video_in_words(line: Line) -> str:
@@ -179,8 +197,21 @@ def _video_in_words(line: Line) -> str:
     return _text(told)
 
 
+def _instances_in_words(line: Line) -> str:
+    """AP50 of boxes and of masks with their intervals."""
+    parts = []
+    for name, kind in KINDS.items():
+        interval = getattr(line, f"{name}_ci95")
+        between = "" if interval is None else f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
+        parts.append(f"{line.figures[name]:.3f} of {kind}{between}")
+    classes = {"novel": " on novel classes", "base": " on base classes", "all": " on all classes"}.get(asked(line), "")
+    return f"AP50{classes} {' and '.join(parts)}"
+
+
 def _accuracy(line: Line) -> float | None:
-    """What lines are ranked by: J&F of videos, else mIoU."""
+    """What lines are ranked by: J&F of videos, AP50 of boxes where instances are asked for, else mIoU."""
+    if of_instances([line]):
+        return line.figures.get("ap50_boxes")
     return line.figures.get("jf_mean", line.miou) if of_videos([line]) else line.miou
 
 
@@ -208,11 +239,13 @@ class _Cell(NamedTuple):
 
 def _leaderboard(lines: Sequence[Line], style: dict[str, Style]) -> str:
     # videos have one class and one fold: their mIoU is positive IU
-    videos = of_videos(lines)
+    videos, searched = of_videos(lines), of_instances(lines)
     folds = [] if videos else sorted({fold for line in lines for fold in line.folds})
+    folds = [] if searched and len(folds) < 2 else folds
     extra = [name for name in FIGURES if any(name in line.figures for line in lines)]
     wide = [n for n in ("dataset", "task", "protocol") if len({getattr(line, n) for line in lines}) > 1]
-    intervals = [ci95 for line in lines if (ci95 := line.jf_ci95 if videos else line.ci95)]
+    of_line = [(x.ap50_boxes_ci95, x.ap50_ci95) if searched else (x.jf_ci95 if videos else x.ci95,) for x in lines]
+    intervals = [ci95 for several in of_line for ci95 in several if ci95]
     scale = min((low for low, _ in intervals), default=0.0), max((high for _, high in intervals), default=1.0)
 
     def setting(line: Line) -> tuple[Any, ...]:
@@ -225,6 +258,7 @@ def _leaderboard(lines: Sequence[Line], style: dict[str, Style]) -> str:
     for line in sorted(lines, key=lambda line: (*setting(line), -(_accuracy(line) or 0.0), line.config)):
         swatch = f'<span class="swatch" style="background:{style[line.config].colour}"></span>'
         ranked = "J&F" if of_videos([line]) and "jf_mean" in line.figures else "mIoU"
+        ranked = FIGURES["ap50_boxes"] if of_instances([line]) else ranked
         is_best = _accuracy(line) is not None and _accuracy(line) == best[setting(line)]
         figures = {FIGURES[name]: _figure_cell(name, line.figures.get(name)) for name in extra}
         positive, colour = _number(line.figures.get("positive_iou")), style[line.config].colour
@@ -236,6 +270,8 @@ def _leaderboard(lines: Sequence[Line], style: dict[str, Style]) -> str:
                 "positive IU": positive,
             }
             figures = dict(sorted(figures.items(), key=lambda item: not item[0].startswith("s/")))
+        elif searched:
+            accuracy = _instance_cells(line, figures, scale, colour)
         else:
             accuracy = {
                 "mIoU": _number(line.miou),
@@ -249,8 +285,10 @@ def _leaderboard(lines: Sequence[Line], style: dict[str, Style]) -> str:
             ),
             **{name: _Cell(_text(getattr(line, name)), getattr(line, name), "text") for name in wide},
             "K": _Cell(str(line.n_shot), line.n_shot),
-            "P": _Cell(points(line.n_points), 1e9 if line.n_points is None else line.n_points),
-            **{f"fold {fold}": _number(line.folds.get(fold)) for fold in folds},
+            "P": _Cell("")
+            if searched
+            else _Cell(points(line.n_points), 1e9 if line.n_points is None else line.n_points),
+            **{f"fold {fold}": _fold_cell(line, fold) for fold in folds},
             **accuracy,
             **figures,
             "s/episode": _figure_cell("seconds_per_episode", line.figures.get("seconds_per_episode")),
@@ -269,7 +307,7 @@ def _leaderboard(lines: Sequence[Line], style: dict[str, Style]) -> str:
     heads = "".join(f'<th class="{kinds[n]}" scope="col"><button type="button">{_text(n)}</button></th>' for n in shown)
     cells = "".join("<tr>" + "".join(_td(row[name]) for name in shown) + "</tr>\n" for row in body)
     clicked = f" {_text(' '.join(CLICKED.split()))}" if any(line.clicks for line in lines) else ""
-    told = _text(" ".join(" ".join(explained(lines)).split())) if videos else _IMAGES
+    told = _text(" ".join(" ".join(explained(lines)).split())) if videos or searched else _IMAGES
     return (
         "<h2>Leaderboard</h2>\n"
         f'<p class="quiet">{told} Bold: best of its setting. A click on a head '
@@ -284,6 +322,28 @@ _IMAGES = (
     "seeds and folds. The interval resamples query images, with all their episodes, 1000 times; it does not hold the "
     "variation of training. K: annotated images; P: annotated pixels per label and image."
 )
+
+
+def _instance_cells(line: Line, figures: dict[str, _Cell], scale: tuple[float, float], colour: str) -> dict[str, _Cell]:
+    """AP50 of boxes and of masks, each with its interval and its deviation over lists of references, then the rest."""
+    row = {}
+    for name, kind in KINDS.items():
+        head = FIGURES[name]
+        row[head] = figures.pop(head, _Cell(""))
+        row[f"95 % of {kind}"] = _interval(line.figures.get(name), getattr(line, f"{name}_ci95"), scale, colour)
+        row[f"std of {kind}"] = _number(deviation(line, name))
+    return (
+        row | {head: figures.pop(head, _Cell("")) for head in ("AP boxes", "AP masks")} | {"mIoU": _number(line.miou)}
+    )
+
+
+def _fold_cell(line: Line, fold: int) -> _Cell:
+    """The mIoU of one fold, mean over seeds; AP50 of boxes and masks where instances are asked for."""
+    if not of_instances([line]):
+        return _number(line.folds.get(fold))
+    own = [run for run in line.runs if run["fold"] == fold and all(name in run for name in KINDS)]
+    means = [sum(run[name] for run in own) / len(own) for name in KINDS] if own else []
+    return _Cell(" / ".join(f"{mean:.3f}" for mean in means), means[0] if means else "")
 
 
 def _td(cell: _Cell) -> str:
@@ -339,6 +399,7 @@ def _comparisons(compared: Sequence[Comparison], style: dict[str, Style]) -> str
     for one, line in zip(compared, body, strict=True):
         by_value: dict[str, object] = {"P": 1e9 if one.n_points is None else one.n_points}
         ends = {"": one.ci95, " of IU": one.ci95, " of J": one.j_ci95}
+        ends |= {" of boxes": one.ap50_boxes_ci95, " of masks": one.ap50_ci95}
         by_value |= {f"95 % paired interval{of}": "" if ci95 is None else ci95[0] for of, ci95 in ends.items()}
         cells = []
         for head, content in zip(heads, line, strict=True):
@@ -356,6 +417,41 @@ def _comparisons(compared: Sequence[Comparison], style: dict[str, Style]) -> str
     )
 
 
+def _gaps(found: Sequence[Gap], style: dict[str, Style]) -> str:
+    """Base classes against novel ones: a plot and a table."""
+    if not found:
+        return ""
+    parts = []
+    for i, (caption, drawn) in enumerate(base_and_novel(found, style)):
+        plot = embed(drawn, f"gap-{i}")
+        parts.append(f"<figure><figcaption>{_text(caption)}</figcaption>{plot}</figure>\n")
+    several = len({one.dataset for one in found}) > 1
+    heads = [*(["dataset"] * several), "method", "K", "folds"]
+    heads += [f"{what} {kind}" for kind in KINDS.values() for what in ("base,", "novel,", "gap,")]
+    body = []
+    for one in found:
+        swatch = f'<span class="swatch" style="background:{style[one.config].colour}"></span>'
+        cells = [_Cell(_text(one.dataset), one.dataset, "text")] * several
+        cells += [_Cell(swatch + _text(one.config), one.config, "text"), _Cell(str(one.n_shot), one.n_shot)]
+        cells.append(_Cell(_listed(one.folds), len(one.folds)))
+        for kind in KINDS.values():
+            cells += [_number(value) for value in (one.base[kind].ap50, one.novel[kind].ap50)]
+            cells.append(_Cell(f"{one.gap(kind):+.3f}", one.gap(kind)))
+        body.append("<tr>" + "".join(map(_td, cells)) + "</tr>\n")
+    top = "".join(
+        f'<th class="{"text" if head in ("dataset", "method") else ""}" scope="col">'
+        f'<button type="button">{_text(head)}</button></th>'
+        for head in heads
+    )
+    return (
+        "<h2>Base classes against novel classes</h2>\n"
+        '<p class="quiet">AP50 of the same trainings on classes that trained (base, pale) and on classes that did not '
+        "(novel); gap: base minus novel. The two ask for other objects, in partly the same images.</p>\n"
+        f'{"".join(parts)}<div class="scroll"><table class="sortable">\n<thead><tr>{top}</tr></thead>\n'
+        f"<tbody>\n{''.join(body)}</tbody>\n</table></div>\n"
+    )
+
+
 _TEXT = {
     "dataset",
     "task",
@@ -365,6 +461,8 @@ _TEXT = {
     "seen",
     "J seen",
     "IU seen",
+    "boxes seen",
+    "masks seen",
     "note",
 }  # heads of columns that sort by letters
 
@@ -385,9 +483,11 @@ def _plots(lines: Sequence[Line], rows: Sequence[dict[str, Any]], style: dict[st
             *(("Videos: accuracy against annotation", drawn) for drawn in annotation_surfaces(members, style)),
             ("Accuracy against annotated pixels", against_points(members, style)),
             (
-                f"Accuracy against annotated {'frames' if of_videos(members) else 'images'}",
+                f"Accuracy against {'references' if of_instances(members) else f'annotated {shot(members)}s'}",
                 against_shots(members, style),
             ),
+            ("Instances: accuracy against clutter", against_clutter(members, style)),
+            *(("Instances: what is found instead", drawn) for drawn in confusions(members, out)),
             ("Accuracy per class", per_class(members, style)),
             ("How much the guidance varies", guidance_spread(members, style)),
         ):
@@ -412,6 +512,16 @@ _EXPLAINED = {  # of titles that begin so
         "Within: how far z differs among supports of one class. Between: how far the means of classes lie apart. Where "
         "both are tiny, z is nearly one constant and the support hardly says what to segment. Where only the first is "
         "tiny, the supports of a class are interchangeable, and more annotation hardly moves the answer."
+    ),
+    "Instances: accuracy against clutter": (
+        "AP50 over the images that show so many objects, of any class and crowds left out; mean over classes, lists of "
+        "references, seeds and folds."
+    ),
+    "Instances: what is found instead": (
+        "Of the method with the highest AP50 of boxes. Row i, column j: AP50 of boxes that are found for references of "
+        "class i, counted as if they had been asked for class j, over the images that show class i. Classes that were "
+        "asked for come first: their own AP50 is on the diagonal, and all else would be 0 without mistakes. White: "
+        "no such image shows the other class. Column sums: what is found most, asked for or not."
     ),
     "Videos: accuracy against time": (
         "Higher and further left is better. A line joins evaluations of one training that differ at test time, such as "

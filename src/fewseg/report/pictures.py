@@ -10,8 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fewseg.report.figures import Style, shared_setting
-from fewseg.results import Line, amount, of_videos, points
+from fewseg.report.figures import Style, setting_of, shared_setting
+from fewseg.results import Line, amount, of_instances, of_videos, points
 
 _BYTES = 3_000_000  # of files; keeps the page, plotly included, below 10 MB
 _PICTURES_OF_A_KIND = 2
@@ -143,9 +143,15 @@ def _episodes(lines: Sequence[Line], style: Mapping[str, Style], out: Path, budg
         return ""
     left = len(queue) - len(shown)
     more = f' {left} more are in the "pictures" folders of the runs.' if left else ""
+    told = ""
+    if of_instances(lines):
+        told = (
+            " Left what is found, with scores and with the references in the corner, right the truth. Detections that "
+            "score 0.5 or less are left out; where none scores more, the best one is a thin box."
+        )
     return (
         "<h2>Best, median and worst episodes</h2>\n"
-        f'<p class="quiet">Of each method at its densest setting.{more}</p>\n{"".join(parts)}'
+        f'<p class="quiet">Of each method at its densest setting.{told}{more}</p>\n{"".join(parts)}'
     )
 
 
@@ -170,9 +176,10 @@ def _index(folder: Path, line: Line, run: dict[str, Any]) -> list[_Picture]:
     for path, entry in _entries(folder):
         if "iou" not in entry:  # the strip of a video
             continue
-        where = f"fold {run['fold']}, K = {line.n_shot}, P = {points(line.n_points)}, query {entry['query']}"
+        where = f"fold {run['fold']}, {setting_of(line)}, query {entry['query']}"
         after = f" after {_clicks(entry['clicks'])}" if entry.get("clicks") else ""
-        caption = f"{entry['kind']}: {entry['class_name']}, IoU {entry['iou']:.3f}{after} ({where})"
+        union = " of the union" if of_instances([line]) else ""
+        caption = f"{entry['kind']}: {entry['class_name']}, IoU{union} {entry['iou']:.3f}{after} ({where})"
         found.append(_Picture(line.config, entry["kind"], path, entry["iou"], caption))
     return found
 
