@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import itertools
 import json
 import math
 import re
@@ -371,21 +370,22 @@ def _between(method: str, benchmarks: Sequence[tuple[str, dict[str, Any], list[L
     if not body:
         told = "There is no committed number of this method yet, and no paper's number to set beside it."
     else:
-        told = f"{_told(bool(known), measured)}\n\n{markdown(heads, body)}\n\n" + "\n".join(sources)
+        told = f"{_told(known, measured)}\n\n{markdown(heads, body)}\n\n" + "\n".join(sources)
     return f"<!-- results:{method} -->\n\n{told}\n\n<!-- /results:{method} -->"
 
 
-def _told(has_known: bool, measured: Sequence[str]) -> str:
+def _told(known: Sequence[published.Published], measured: Sequence[str]) -> str:
     told = "All figures in percent."
-    if has_known:
+    if known:
         told += " The papers' are as printed."
     if not measured:
         return told + " There is no committed number of ours yet."
     told += " Ours are with dense annotations; the interval resamples query images or videos."
-    others = [name for name in dict.fromkeys(measured) if name != "pascal5i"]
-    if has_known and others:
+    theirs = "COCO" if any(row.metric.startswith("AP50") for row in known) else "PASCAL-5i"
+    others = [name for name in dict.fromkeys(measured) if name not in ("pascal5i", "coco-one-shot")]
+    if known and others:
         told += (
-            f" Ours on {' and '.join(others)} are of other data than PASCAL-5i, with other encoders and budgets: they "
+            f" Ours on {' and '.join(others)} are of other data than {theirs}, with other encoders and budgets: they "
             "stand beside the papers' numbers and **do not compare** with them."
         )
     return told
@@ -408,7 +408,7 @@ def _own_lines(line: Line, name: str, entry: dict[str, Any]) -> list[list[str]]:
         by_fold = {fold: [r[figure] for r in line.runs if r["fold"] == fold and figure in r] for fold in line.folds}
         folds = [f"{100 * sum(v) / len(v):.1f}" if (v := by_fold.get(i)) else "" for i in range(4)]
         mean = f"{100 * line.figures[figure]:.1f}" if figure in line.figures else ""
-        about = "; ".join(filter(None, (f"{asked(line)} classes", line.note)))
+        about = "; ".join(filter(None, (f"{line.protocol}: {asked(line)} classes", line.note)))
         rows.append([*row[:2], f"AP50 of {kind}", row[3], *folds, mean, row[9], about])
     return rows
 

@@ -40,7 +40,7 @@ from fewseg.errors import FewsegError
 from fewseg.functional.files import find_weights
 from fewseg.functional.run_figures import score
 from fewseg.protocols import PROTOCOLS, Protocol
-from fewseg.sampling import frozen_list, video_dataset
+from fewseg.sampling import check_search, frozen_list, video_dataset
 
 KEYS = {"data", "methods", "compare", "folds", "shots", "points", "seeds", "protocol", "n_episodes"}
 KEYS |= {"training", "pretraining", "tests"}
@@ -403,6 +403,7 @@ def _tests(
         options = _test_options(path, number, entry)
         own = _dataset(path, options) if "dataset" in options else dataset
         protocol = _protocol(f"{path}: tests[{number}].protocol", {**config, **entry})
+        check_search(type(own), protocol)
         tested = _list(path, entry, "folds", folds)
         for fold in tested:
             if fold not in folds or own.n_folds not in (1, dataset.n_folds):

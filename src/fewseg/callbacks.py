@@ -444,9 +444,7 @@ def _draw_search(module: FewShotSegmentor, data: FewShotDataModule, spec: Episod
 def _search(module: FewShotSegmentor, data: FewShotDataModule, spec: EpisodeSpec) -> tuple[Outlines, Outlines]:
     """What is scored in an episode that asks for instances, and the objects that it asks for, without crowds."""
     batch: EpisodeBatch = data.batch_of([spec])
-    instances = evaluation.search(module.network, batch.to(module.device)).instances
-    if data.random_boxes != "none":
-        instances = evaluation.random_instances(batch, instances, data.random_boxes)
+    instances = evaluation.search(module.network, batch.to(module.device), data.random_boxes).instances
     assert batch.instances is not None
     (known,) = batch.instances
     assert known.crowd is not None

@@ -306,8 +306,14 @@ def check_finds(network: SegmentorNetwork, name: str, option: str) -> None:
 
 
 @torch.inference_mode()
-def search(network: Any, batch: EpisodeBatch) -> Found:
-    """Runs the verbs of a network that finds instances, each timed apart."""
+def search(network: Any, batch: EpisodeBatch, random_boxes: str = "none") -> Found:
+    """Runs the verbs of a network that finds instances, each timed apart.
+
+    Args:
+        network: that has ``detect``.
+        batch: with the annotated instances of its queries, where random boxes are asked for.
+        random_boxes: ``none``, or what ``random_instances`` makes of the answer.
+    """
     device = batch.support_annotations.device
     start = now(device)
     supports, queries = network.encode_support(batch.support_images), network.encode_query(batch.query_images)
@@ -320,7 +326,10 @@ def search(network: Any, batch: EpisodeBatch) -> Found:
     if network.fixed_classes:
         labels = [spec.class_id for spec in batch.specs]
         instances = tuple(_only(one, one.labels == c) for one, c in zip(instances, labels, strict=True))
-    return Found(tuple(one.to("cpu") for one in instances), seconds, network.represent(guidance))
+    instances = tuple(one.to("cpu") for one in instances)
+    if random_boxes != "none":
+        instances = random_instances(batch, instances, random_boxes)
+    return Found(instances, seconds, network.represent(guidance))
 
 
 def random_instances(batch: EpisodeBatch, found: Sequence[Instances], source: str) -> tuple[Instances, ...]:

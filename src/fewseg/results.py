@@ -678,7 +678,7 @@ def _compare_setting(by_config: dict[str, list[dict[str, Any]]], out: Path | Non
                 of_own, of_other = ([column[run["run"]] for run in runs] for runs in (own, other))
                 ious, points = replicates
                 scored = np.array([run["miou"] for run in (*own, *other)])
-                lacking = "no interval (rows give another mIoU)"
+                lacking = "" if of_ap50 and ap50 is not None else "no interval (rows give another mIoU)"
                 if np.abs(points[of_own + of_other] - scored).max() <= _SAME:
                     interval = percentile_interval(_average(ious[:, of_own] - ious[:, of_other], own), difference)
                     lacking = ""

@@ -8,10 +8,14 @@ from fewseg.functional.draw import (
     OBJECTS,
     ORANGE,
     RED,
+    Outlines,
     click_panel,
+    draw_instances,
     film_strip,
+    instance_panel,
     label_overlay,
     mark_clicks,
+    numbered,
     panel,
     shown_frames,
 )
@@ -135,3 +139,93 @@ def test_sparse_points_are_drawn_and_dense_masks_are_not():
     dense = np.zeros((2, 48, 64), np.uint8)
     dense[1, 10:30] = 1
     assert np.array_equal(strip({}, {0: dense}), strip({}, {0: None}))
+
+
+def outlines(*found):
+    """Squares of 20 pixels at (top, left), with scores."""
+    masks = np.zeros((len(found), 96, 96), np.uint8)
+    for mask, (top, left, _) in zip(masks, found, strict=True):
+        mask[top : top + 20, left : left + 20] = 1
+    boxes = np.array([(left, top, left + 20, top + 20) for top, left, _ in found], float).reshape(-1, 4)
+    return Outlines(boxes, masks, np.array([score for *_, score in found]))
+
+
+def tinted(colour):
+    return (100 * 0.55 + np.array(colour) * 0.45).astype(np.uint8).tolist()
+
+
+def test_detections_above_the_threshold_are_drawn_the_best_on_top():
+    found = outlines((20, 40, 0.6), (30, 50, 0.9), (60, 5, 0.5), (60, 60, 0.2))
+    drawn = draw_instances(GREY, found, height=96)
+    assert drawn[44, 55].tolist() == tinted(OBJECTS[0])  # where both lie
+    assert drawn[36, 45].tolist() == tinted(OBJECTS[1])
+    rows, cols = np.nonzero((drawn[45:] == np.array(OBJECTS[0])).all(-1))  # below the tag with its score
+    assert (rows.max(), cols.min(), cols.max()) == (4, 50, 69)  # the box ends where the mask does
+    assert (drawn[60:] == 100).all()  # what scores no more than the threshold
+    assert pixels(draw_instances(GREY, found, threshold=0.1, height=96)[60:], OBJECTS[2]) > 50
+    assert (GREY == 100).all()
+
+
+def test_boxes_grow_with_the_scene():
+    drawn = draw_instances(GREY, outlines((30, 50, 0.9)), height=192)
+    rows, cols = np.nonzero((drawn == np.array(OBJECTS[0])).all(-1))
+    assert (rows.min(), rows.max(), cols.min(), cols.max()) == (60, 99, 100, 139)
+
+
+def test_a_box_that_leaves_the_scene_ends_at_its_edge():
+    drawn = draw_instances(GREY, outlines((86, 86, 0.9)), height=96)
+    rows, cols = np.nonzero((drawn == np.array(OBJECTS[0])).all(-1))
+    assert (rows.max(), cols.max()) == (95, 95)
+    assert drawn.shape == GREY.shape
+
+
+def test_without_a_good_detection_the_best_one_is_a_thin_box():
+    drawn = draw_instances(GREY, outlines((20, 40, 0.1), (60, 40, 0.4)), height=96)
+    assert (drawn[:60] == 100).all()
+    assert pixels(drawn[75:80, 38:62], OBJECTS[0]) == 20 + 2 * 4  # one pixel wide: two sides, and the lower one
+    assert drawn[78, 50].tolist() == [100, 100, 100]
+    assert (draw_instances(GREY, outlines(), height=96) == 100).all()
+
+
+def test_scores_are_written_on_their_boxes():
+    one, other = (draw_instances(GREY, outlines((40, 40, score)), height=96) for score in (0.75, 0.76))
+    changed = np.argwhere((one != other).any(-1))
+    assert len(changed)
+    assert (changed >= 40).all()
+    assert (changed.max(0) < (60, 70)).all()
+    known = draw_instances(GREY, outlines((40, 40, 0))._replace(scores=None), height=96)
+    assert known[46, 46].tolist() == tinted(OBJECTS[0])  # no tag on what is known, and no threshold
+
+
+def test_references_are_framed_in_the_lower_left_corner():
+    red, blue = (np.full((h, w, 3), colour, np.uint8) for h, w, colour in ((40, 20, RED), (1, 1, (0, 0, 255))))
+    drawn = draw_instances(GREY, outlines(), [red, blue], height=192)
+    rows, cols = np.nonzero((drawn == np.array(RED)).all(-1))
+    assert (rows.min(), rows.max(), cols.min(), cols.max()) == (192 - 3 - 42, 192 - 4, 3, 3 + 20)
+    assert pixels(drawn, (0, 0, 255)) == 42 * 42
+    frames = ~((drawn == 100) | (drawn == np.array(RED)) | (drawn == np.array((0, 0, 255)))).all(-1)
+    assert set(map(tuple, drawn[frames].tolist())) == {(255, 255, 255), (20, 20, 20)}
+    assert (drawn[:144] == 100).all()
+    assert (drawn[:, 21 + 42 + 12 :] == 100).all()
+    many = draw_instances(GREY, outlines(), [red] * 40, height=96)  # more than have room
+    assert many.shape == GREY.shape
+    assert (many[:72] == 100).all()
+
+
+def test_a_panel_of_instances_shows_the_truth_uncovered():
+    found, truth = outlines((60, 5, 0.9)), outlines((60, 5, 0), (5, 60, 0))._replace(scores=None)
+    drawn = instance_panel(GREY, found, truth, [np.zeros((9, 9, 3), np.uint8)], height=96)
+    assert drawn.shape == (96, 96 + 4 + 96, 3)
+    pred, known = drawn[:, :96], drawn[:, 100:]
+    assert (pred[5:25, 60:80] == 100).all()
+    assert known[15, 70].tolist() == tinted(OBJECTS[1])
+    assert known[75, 15].tolist() == tinted(OBJECTS[0])  # the reference covers it left only
+    assert pred[94, 10].tolist() == [255, 255, 255]
+    assert (known[85:] == 100).all()
+
+
+def test_label_maps_end_before_void():
+    masks = np.eye(300, dtype=np.uint8)[:, None]
+    labels = numbered(masks, range(300))[0]
+    assert labels[:254].tolist() == list(range(1, 255))
+    assert not labels[254:].any()

@@ -5,8 +5,10 @@ import json
 import re
 from pathlib import Path
 
+import cv2
 import pytest
 from fake_benchmark import add_pictures, fake_clicks, fake_run
+from fake_instances import fake_search
 
 from fewseg.results import leaderboard, summarise, write_json, write_text
 
@@ -183,6 +185,57 @@ def test_a_benchmark_of_clicks_points_and_classes_is_published(script, tmp_path,
     ]
     assert all(row[9] for row in ours)
     assert len({row[9] for row in ours}) > 1
+
+
+def test_a_benchmark_of_instances_is_published(script, tmp_path, root):
+    page = root / "docs" / "methods" / "siamese_mask_rcnn.md"
+    write_text(page, "<!-- results:SiameseMaskRCNN -->\n<!-- /results:SiameseMaskRCNN -->\n")
+    out, picture = tmp_path / "runs", tmp_path / "episodes.png"
+    for config in ("siamese", "random"):
+        add_pictures(fake_search(out, config, 0))
+        fake_search(out, config, 1)
+        for fold in (0, 1):
+            fake_search(out, config, fold, "one-shot-base")
+    fake_search(out, "siamese", 0, "one-shot-code")
+    script.publish(out, "fake", "make fake", root, picture, ["siamese", "random"])
+    assert cv2.imread(str(picture)).shape == (64 + 8 + 64, 96, 3)
+    lines = leaderboard(summarise(out), out)
+    own, base = (
+        next(x for x in lines if (x.config, x.protocol) == ("siamese", protocol))
+        for protocol in ("one-shot", "one-shot-base")
+    )
+    readme = (root / "README.md").read_text()
+    start = readme.index("**shapes-coco, one-shot, one-shot-base**")
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in readme[start:].splitlines()[2:6]]
+    assert rows[0] == [
+        "config",
+        *("AP50 boxes, novel classes", "AP50 boxes, base classes", "gap boxes"),
+        *("AP50 masks, novel classes", "AP50 masks, base classes", "gap masks"),
+        "s/query",
+    ]
+    assert [row[0].split()[0] for row in rows[2:]] == ["siamese", "random"]
+    low, high = own.ap50_boxes_ci95
+    spread = sum(run["ap50_boxes_std"] for run in own.runs) / 2
+    assert rows[2][1] == f"{own.figures['ap50_boxes']:.3f} [{low:.3f}, {high:.3f}] ± {spread:.3f}"
+    assert rows[2][3] == f"{base.figures['ap50_boxes'] - own.figures['ap50_boxes']:+.3f}"
+    assert rows[2][5].startswith(f"{base.figures['ap50']:.3f} [")
+    assert rows[2][7] == f"{own.figures['seconds_per_episode']:.4f}"
+    code = "| config | AP50 boxes, novel classes | AP50 masks, novel classes | s/query |"
+    assert f"**shapes-coco, one-shot-code**\n\n{code}" in readme
+    assert "standard deviation of AP50 over lists of references" in readme
+    results = root / "experiments" / "results"
+    assert rows[2][1] in (results / "fake.md").read_text()
+    ours = lines_of(script.pages(root)[page], "| ours: siamese")
+    assert [row[2] for row in ours] == ["AP50 of boxes", "AP50 of masks"] * 3
+    assert [row[10].split(";")[0] for row in ours[::2]] == [
+        "one-shot: novel classes",
+        "one-shot-base: base classes",
+        "one-shot-code: novel classes",
+    ]
+    folds = [f"{100 * run['ap50']:.1f}" for run in sorted(own.runs, key=lambda run: run["fold"])]
+    low, high = own.ap50_ci95
+    assert ours[1][4:6] == folds
+    assert ours[1][8:10] == [f"{100 * own.figures['ap50']:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"]
 
 
 def test_an_interval_is_that_of_its_own_data_set(script):

@@ -393,7 +393,9 @@ def _draw_box(
     height, width = tile.shape[:2]
     left, top = (int(np.clip(np.floor(v), 0, n - 1)) for v, n in zip(box[:2], (width, height), strict=True))
     right, bottom = (int(np.clip(np.ceil(v) - 1, 0, n - 1)) for v, n in zip(box[2:], (width, height), strict=True))
-    cv2.rectangle(tile, (left, top), (right, bottom), colour, 1 if thin else max(2, height // 160))
+    for i in range(1 if thin else max(2, height // 160)):  # a thick line of OpenCV would lie outside, too
+        if left + i <= right - i and top + i <= bottom - i:
+            cv2.rectangle(tile, (left + i, top + i), (right - i, bottom - i), colour, 1)
     if score is None:
         return
     face, scale, text = cv2.FONT_HERSHEY_SIMPLEX, max(0.35, height / 640), f"{score:.2f}"

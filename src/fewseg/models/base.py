@@ -203,12 +203,9 @@ class FewShotSegmentor(pl.LightningModule):
     def _score_instances(self, batch: EpisodeBatch, indices: list[int]) -> None:
         """Appends the rows and the detections of a batch that asks for instances."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        found = evaluation.search(self.network, batch)
-        instances = found.instances
-        if data.random_boxes != "none":
-            instances = evaluation.random_instances(batch, instances, data.random_boxes)
-        self.rows += evaluation.instance_rows(batch, instances, self._part(), indices, found.seconds)
-        for place, spec, own in zip(indices, batch.specs, instances, strict=True):
+        found = self._search(batch)
+        self.rows += evaluation.instance_rows(batch, found.instances, self._part(), indices, found.seconds)
+        for place, spec, own in zip(indices, batch.specs, found.instances, strict=True):
             ids = search_dataset(data.dataset).result_ids(spec.query_id, spec.class_id)
             self.detections.append((place, json.dumps(result(*ids, evaluation.detected(own)))))
         if found.z is not None:
@@ -232,7 +229,7 @@ class FewShotSegmentor(pl.LightningModule):
         else:
             scores = {"miou": mean_iou(final["class_id"], tp, fp, fn), "fb_iou": fb_iou(tp, fp, fn, tn)}
         scores["positive_iou"] = positive_iou(tp, fp, fn)
-        if self._part().search is not None:
+        if frame["truth"].notna().any():
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             found = instance_figures(frame, data.dataset.class_names, data.scored_classes(), self._part().runs)
             scores |= {name: found[name] for name in ("ap50_boxes", "ap50") if name in found}
@@ -270,7 +267,7 @@ class FewShotSegmentor(pl.LightningModule):
             return self._track(batch)
         self._check_shots(batch.n_shot, "--data.n_shot")
         if self._part().search is not None:
-            return list(evaluation.search(self.network, batch).instances)
+            return list(self._search(batch).instances)
         if self._part().robot is not None:
             return [self._interact(batch)[-1].mask]
         return evaluation.masks(batch, evaluation.predict(self.network, batch).logits, self._part().threshold)
@@ -326,6 +323,10 @@ class FewShotSegmentor(pl.LightningModule):
     def _interact(self, batch: EpisodeBatch) -> list[evaluation.Reply]:
         """The robot's clicks on the one object of a batch, and the answers to them."""
         return evaluation.interact(self, batch, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def _search(self, batch: EpisodeBatch) -> evaluation.Found:
+        """What is found in the queries of a batch, or the random boxes that were asked for instead."""
+        return evaluation.search(self.network, batch, self.trainer.datamodule.random_boxes)  # type: ignore[attr-defined]
 
     def _track(self, video: VideoEpisode) -> Iterator[evaluation.Tracked]:
         """The frames of a video, segmented."""

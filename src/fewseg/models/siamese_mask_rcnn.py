@@ -81,6 +81,7 @@ class SiameseMaskRCNNNetwork(InstanceNetwork):
         self.matching = nn.ModuleList(nn.Conv2d(2 * options.width, matched, 1) for _ in self.pyramid.strides)
         self.detector = Detector(matched, self.pyramid.strides, 1, options)
         self.pooling, self.raw_references = pooling, raw_references
+        self.shared_encoder = self.cacheable = not raw_references  # raw, a reference has features of its own
 
     def encode_support(self, images: Tensor | Features) -> Features:
         """The pyramids of references, maps (B, K, C, h, w)."""
