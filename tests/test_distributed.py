@@ -15,7 +15,7 @@ import yaml
 
 from fewseg.cli import main
 from fewseg.datamodules import FewShotDataModule
-from fewseg.datasets import Shapes5i
+from fewseg.datasets import Shapes5i, ShapesCoco
 from fewseg.errors import FewsegError
 
 TINY = Path(__file__).parent / "conf" / "tiny.yaml"
@@ -23,6 +23,7 @@ N_EPISODES = 7  # two does not divide it
 LIMIT = 240  # seconds; processes that wait for each other for ever shall fail the test, not stop it
 CODE = """
 import dataclasses, sys
+from pathlib import Path
 from fewseg.cli import main
 from fewseg.protocols import PROTOCOLS, SGONE_MULTICLASS
 from fewseg.metrics import EpisodeIoU
@@ -43,6 +44,9 @@ groups = ["--data.protocol", "sgone-multiclass", "--data.n_episodes", "3", "--da
 for verb in ("test", "predict"):
     output = ["--trainer.default_root_dir", folder + "/groups-" + verb]
     assert main([verb, *model, *groups, "--ckpt_path", folder + "/last.ckpt", *output]) == 0
+search = ["--config", str(Path(options[1]).with_name("instance-siamese.yaml")), "--data.n_episodes", "15"]
+for verb in ("test", "predict"):  # untrained, from the seed that all processes have
+    assert main([verb, *options, *search, "--trainer.default_root_dir", folder + "/instances-" + verb]) == 0
 """
 
 
@@ -72,6 +76,7 @@ def launch(folder, *options):
 def folders(tmp_path_factory):
     """The same commands by one process and by two; both score the model that one process trains first."""
     Shapes5i(n_train=120, n_val=60)
+    ShapesCoco(n_train=40, n_val=30)
     start = tmp_path_factory.mktemp("start")
     assert main(["fit", "--config", str(TINY), "--model", "PANet", "--trainer.default_root_dir", str(start)]) == 0
     checkpoint = next(start.rglob("last.ckpt"))
@@ -122,6 +127,20 @@ def test_predictions_are_those_of_one_process(folders, verb, episodes):
         one, two = (table.parent / line["file"] for table in tables)
         assert one.read_bytes() == two.read_bytes()
     assert len(list(tables[1].parent.glob("*.png"))) == episodes
+
+
+def test_instances_are_those_of_one_process(folders):
+    one, two = (pd.read_parquet(only(folders[n] / "instances-test", "episodes.parquet")) for n in (1, 2))
+    assert two.episode.unique().tolist() == list(range(15))
+    assert two.score.notna().sum() > 15
+    untimed = [name for name in one.columns if not name.startswith("seconds")]
+    pd.testing.assert_frame_equal(one[untimed], two[untimed])
+    for verb in ("test", "predict"):
+        for number in range(5):
+            own = [only(folders[n] / f"instances-{verb}", f"detections-{number}.json").read_text() for n in (1, 2)]
+            assert own[0] == own[1]
+    tables = [only(folders[n] / "instances-predict", "predictions.csv").read_text() for n in (1, 2)]
+    assert tables[0] == tables[1]
 
 
 def test_a_training_of_two_processes_leaves_one_model(folders):

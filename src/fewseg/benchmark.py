@@ -545,7 +545,7 @@ def _check(runs: Iterable[Run], pretrainings: Mapping[str, Training]) -> None:
     import pytorch_lightning as pl
 
     from fewseg.datamodules import FewShotDataModule
-    from fewseg.evaluation import check_finds
+    from fewseg.evaluation import check_classes, check_finds
     from fewseg.models.create import build, check_arguments, class_named
     from fewseg.refinement import check_point
     from fewseg.video_session import check_follows
@@ -561,6 +561,7 @@ def _check(runs: Iterable[Run], pretrainings: Mapping[str, Training]) -> None:
             module: Any = build(run.training.config["model"]["class_path"], blank)
             if scored.search:
                 check_finds(module.network, run.training.method, f"methods.{run.config}")
+                check_classes(module.network, len(data.dataset.class_names))
             if scored.video:
                 check_follows(module.network, run.training.method, f"methods.{run.config}")
             if data.refine is not None:

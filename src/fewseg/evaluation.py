@@ -18,7 +18,7 @@ from fewseg.functional.boundary import boundary_counts
 from fewseg.functional.fuse import fuse
 from fewseg.functional.geometry import restore
 from fewseg.functional.iou import confusion_counts
-from fewseg.functional.matching import Detected, Truth, encode, match
+from fewseg.functional.matching import MOST, Detected, Truth, encode, match
 from fewseg.functional.robot import next_click
 from fewseg.functional.shifts import random_detections, random_truth
 from fewseg.functional.timing import Seconds, now
@@ -282,7 +282,7 @@ class Found(NamedTuple):
 
     Args:
         instances: per episode the detections of the class asked for, in pixels of the original query and on the CPU,
-            highest score first.
+            highest score first; no more than COCO's evaluator looks at.
         seconds: of each verb, per episode.
         z: (B, D) where the method has one.
     """
@@ -303,6 +303,18 @@ def check_finds(network: SegmentorNetwork, name: str, option: str) -> None:
     if network.output != "instances":
         expected = "a method that finds instances: SiameseMaskRCNN or MaskRCNN"
         raise FewsegError(option, name, expected, "choose one of them, or a protocol that asks for masks")
+
+
+def check_classes(network: Any, n_classes: int) -> None:
+    """Raises a FewsegError where a network of fixed classes has fewer than a data set.
+
+    Args:
+        network: of any method.
+        n_classes: of the data set.
+    """
+    if getattr(network, "fixed_classes", False) and network.n_classes < n_classes:
+        expected = f"at least {n_classes}, the classes of the data set"
+        raise FewsegError("--model.n_classes", network.n_classes, expected, f"set it to {n_classes}")
 
 
 @torch.inference_mode()
@@ -326,7 +338,7 @@ def search(network: Any, batch: EpisodeBatch, random_boxes: str = "none") -> Fou
     if network.fixed_classes:
         labels = [spec.class_id for spec in batch.specs]
         instances = tuple(_only(one, one.labels == c) for one, c in zip(instances, labels, strict=True))
-    instances = tuple(one.to("cpu") for one in instances)
+    instances = tuple(_only(one, slice(MOST)).to("cpu") for one in instances)
     if random_boxes != "none":
         instances = random_instances(batch, instances, random_boxes)
     return Found(instances, seconds, network.represent(guidance))
@@ -417,7 +429,7 @@ def instance_rows(
     return scored
 
 
-def _only(instances: Instances, kept: Tensor) -> Instances:
+def _only(instances: Instances, kept: Tensor | slice) -> Instances:
     scores, crowd = instances.scores, instances.crowd
     return Instances(
         instances.boxes[kept],

@@ -425,7 +425,7 @@ def _note(runs: Sequence[dict[str, Any]], seeds: dict[int, set[int]], folds_expe
         notes.append(f"partial ({found} of {folds_expected})")
     if len(set(map(frozenset, seeds.values()))) > 1:
         notes.append("partial (folds differ in seeds)")
-    if runs and all(run.get("positive_iou") == 0 for run in runs):
+    if runs and all(run.get("detections_per_episode", run.get("positive_iou")) == 0 for run in runs):
         notes.append("finds nothing")
     if any(run.get("class_blind") for run in runs):
         notes.append(_CLASS_BLIND)

@@ -29,7 +29,7 @@ from fewseg.datamodules.feature_cache import build
 from fewseg.datasets.base import FewShotDataset
 from fewseg.episode import POSITIVE, UNKNOWN, EpisodeBatch, EpisodeSpec, VideoEpisode
 from fewseg.errors import FewsegError
-from fewseg.evaluation import check_finds
+from fewseg.evaluation import check_classes, check_finds
 from fewseg.functional.clicks import ClickSampling, append_error_clicks
 from fewseg.functional.label_maps import annotation_map, query_mask, sub_seed
 from fewseg.network import SegmentorNetwork
@@ -254,6 +254,8 @@ class FewShotDataModule(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Checks the point of refinement, and builds the feature cache with the encoder of the module about to run."""
         tests = stage in ("test", "predict")
+        if self.trainer is not None:
+            check_classes(getattr(self.trainer.lightning_module, "network", None), len(self.dataset.class_names))
         if self.refine is not None and tests and self.trainer is not None:
             module: Any = self.trainer.lightning_module
             check_point(module.network, self.refine, "--data.refine", type(module).__name__)

@@ -117,18 +117,14 @@ class FewShotSegmentor(pl.LightningModule):
         """Seeds dropout from (seed, step), so that a resumed training continues exactly; ends the warm-up."""
         seed = int(getattr(getattr(self.trainer, "datamodule", None), "seed", 0))
         torch.manual_seed(seed * 1_000_003 + self.global_step)
-        if self.warmup_steps:
-            self._let_encoder_learn(self.global_step >= self.warmup_steps)
+        if self.warmup_steps:  # the encoder's batch norms stand still as well
+            self.network.encoder.train(self.global_step >= self.warmup_steps)
 
-    def on_train_end(self) -> None:
-        """What was to learn says so again, should the training have ended within the warm-up."""
-        if self.warmup_steps:
-            self._let_encoder_learn(True)
-
-    def _let_encoder_learn(self, learns: bool) -> None:
-        encoder: Any = self.network.encoder
-        if encoder.trainable:
-            encoder.requires_grad_(learns)
+    def on_after_backward(self) -> None:
+        """During the warm-up the encoder gets no gradient: no optimiser touches it, under any strategy."""
+        if self.global_step < self.warmup_steps:
+            for parameter in self.network.encoder.parameters():
+                parameter.grad = None
 
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
         """The sum of the network's losses; each is logged."""
@@ -146,8 +142,13 @@ class FewShotSegmentor(pl.LightningModule):
     def validation_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
         """Counts on base-class episodes: what model selection may look at."""
         assert self.val_iou is not None
+        part, places = self._part(), range(len(batch))
+        if part.search is not None and self.network.output == "instances":
+            rows = evaluation.instance_rows(batch, evaluation.search(self.network, batch).instances, part, places)
+            count_rows(self.val_iou, [row for row in rows if row.score is None])
+            return
         logits = evaluation.predict(self.network, batch).logits
-        count_rows(self.val_iou, evaluation.rows(batch, logits, self._part(), indices=range(len(batch))))
+        count_rows(self.val_iou, evaluation.rows(batch, logits, part, places))
 
     def on_validation_epoch_end(self) -> None:
         """Logs the scores of the base-class episodes."""
@@ -397,7 +398,8 @@ def configure(module: pl.LightningModule, groups: list[dict[str, Any]]) -> Any:
         return optimizer
     steps = int(module.trainer.estimated_stepping_batches)
     if options.schedule == "step":
-        drop = torch.optim.lr_scheduler.MultiStepLR(optimizer, [steps * 3 // 4])
+        drop: Any = torch.optim.lr_scheduler.MultiStepLR(optimizer, [max(1, steps * 3 // 4)])
+        drop.total_steps = steps  # a restored one says what it was planned for
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": drop, "interval": "step"}}
     rates = [float(group["lr"]) for group in groups]
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, cycle_momentum=False)

@@ -39,6 +39,7 @@ class MaskRCNNNetwork(InstanceNetwork):
 
     def __init__(self, encoder: Encoder, n_classes: int, options: Detection, rectify: bool = False) -> None:
         super().__init__()
+        self.n_classes = n_classes
         self.encoder = encoder
         self.pyramid = Pyramid(encoder, options.width, rectify)
         self.detector = Detector(options.width, self.pyramid.strides, n_classes, options)
