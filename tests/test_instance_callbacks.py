@@ -56,7 +56,7 @@ def model():
 def answers(monkeypatch, scores):
     """The network finds what is asked for, or, with a score below 0.5, a box in the corner beside it."""
 
-    def search(network, batch):
+    def search(network, batch, random_boxes="none"):
         found = []
         for spec, truth in zip(batch.specs, batch.instances, strict=True):
             own = truth.labels == spec.class_id
@@ -67,6 +67,8 @@ def answers(monkeypatch, scores):
                     masks[place, :7, :9] = 1
             labels = torch.ones(len(scores), dtype=torch.int64)
             found.append(Instances(boxes, masks, labels, torch.tensor(scores)))
+        if random_boxes != "none":
+            found = evaluation.random_instances(batch, found, random_boxes)
         return Found(tuple(found), Seconds(0.0, 0.0, 0.0), None)
 
     monkeypatch.setattr(evaluation, "search", search)
