@@ -157,6 +157,10 @@ class Instances:
     scores: Tensor | None = None
     crowd: Tensor | None = None
 
+    def where(self, kept: Tensor | slice) -> Instances:
+        """Some of them: a mask (n,) bool, places, or a slice."""
+        return _each_tensor(self, lambda t: t[kept])
+
     def to(self, *args: Any, **kwargs: Any) -> Instances:
         """The same instances elsewhere: arguments of ``Tensor.to``."""
         return _each_tensor(self, lambda t: t.to(*args, **kwargs))

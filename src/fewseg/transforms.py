@@ -67,6 +67,35 @@ def fit(
     return image, label_map, frame
 
 
+def reference_side(size: int) -> int:
+    """Side in pixels of the square for references beside scenes on a canvas of ``size``: as 192 is of 1024, 32 at least.
+
+    >>> reference_side(1024), reference_side(96)
+    (192, 32)
+    """
+    return max(32, size * 3 // 16)
+
+
+def fit_reference(crop: Array, side: int) -> tuple[Array, Array]:
+    """A crop of an object as a support: letterboxed on a square, positive all over and unknown in the padding.
+
+    Args:
+        crop: (H, W, 3) uint8.
+        side: of the square in pixels.
+
+    Returns:
+        Image (side, side, 3) and annotation (side, side).
+
+    >>> image, annotation = fit_reference(np.zeros((10, 20, 3), np.uint8), 4)
+    >>> annotation.tolist()
+    [[1, 1, 1, 1], [1, 1, 1, 1], [255, 255, 255, 255], [255, 255, 255, 255]]
+    """
+    image, annotation, _ = fit(crop, np.full(crop.shape[:2], POSITIVE, np.uint8), (side, side))
+    assert image is not None
+    assert annotation is not None
+    return image, annotation
+
+
 def frame_of(original: tuple[int, int], size: tuple[int, int], mode: FitMode = "letterbox") -> Frame:
     """How ``fit`` puts an image of ``original`` (H, W) into a canvas of ``size`` (h, w), without any pixels.
 
