@@ -68,7 +68,7 @@ def fit(
 
 
 def reference_side(size: int) -> int:
-    """Side in pixels of the square for references beside scenes on a canvas of ``size``: as 192 is of 1024, 32 at least.
+    """Side in pixels of the square for references beside scenes on a canvas of ``size``: as 192 of 1024, 32 at least.
 
     >>> reference_side(1024), reference_side(96)
     (192, 32)
