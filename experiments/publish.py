@@ -109,9 +109,18 @@ def instance_table(found: Sequence[Line]) -> str:
             cells += [_ap50(line, name) for line in lines]
             cells += [f"{falls[row].gap(kind):+.3f}" if row in falls else ""] * bool(falls)
         seconds = figure_text("seconds_per_episode", first.figures.get("seconds_per_episode"))
-        note = f" ({first.note})" if first.note else ""
-        body.append([first.config + note, *([str(first.n_shot)] * several), *cells, seconds])
+        body.append([first.config + _notes(lines), *([str(first.n_shot)] * several), *cells, seconds])
     return markdown([*heads, "s/query"], body)
+
+
+def _notes(sides: Sequence[Line | None]) -> str:
+    """In brackets what is to be said of the lines in one row; of some of them only, with their classes."""
+    notes = {asked(line): line.note for line in sides if line is not None}
+    if len(set(notes.values())) == 1:
+        told = next(iter(notes.values()))
+    else:
+        told = "; ".join(f"{side} classes: {note}" for side, note in notes.items() if note)
+    return f" ({told})" if told else ""
 
 
 def _ap50(line: Line | None, name: str) -> str:
@@ -309,7 +318,10 @@ def publish(
     return len(rows)
 
 
-_SPREAD = "Behind ±: standard deviation of AP50 over lists of references. Gap: base minus novel."
+_SPREAD = (
+    "Behind ±: standard deviation of AP50 over lists of references (n, not n - 1), mean over folds. "
+    "Gap: base minus novel, over the folds that have both."
+)
 
 
 def curves(rows: Sequence[dict[str, Any]], out: Path) -> str:
@@ -357,11 +369,11 @@ def _between(method: str, benchmarks: Sequence[tuple[str, dict[str, Any], list[L
     sources = []
     if known:
         sources.append(f"- The papers' numbers: {'; '.join(dict.fromkeys(row.source for row in known))}.")
-    measured: list[str] = []
+    measured: list[Line] = []
     for name, entry, lines in benchmarks:
         own = [line for line in lines if line.method == method and line.n_shot in (0, 1, 5) and line.miou is not None]
         body += [row for line in own for row in _own_lines(line, name, entry)]
-        measured += [line.dataset for line in own]
+        measured += own
         if own:
             where = f"[{name}.md](../../experiments/results/{name}.md)"
             how = f"regenerate with `{entry['command']}`"
@@ -374,15 +386,20 @@ def _between(method: str, benchmarks: Sequence[tuple[str, dict[str, Any], list[L
     return f"<!-- results:{method} -->\n\n{told}\n\n<!-- /results:{method} -->"
 
 
-def _told(known: Sequence[published.Published], measured: Sequence[str]) -> str:
+def _told(known: Sequence[published.Published], measured: Sequence[Line]) -> str:
+    """What a reader must know before the table of a method: the papers' lines and ours."""
     told = "All figures in percent."
     if known:
         told += " The papers' are as printed."
     if not measured:
         return told + " There is no committed number of ours yet."
-    told += " Ours are with dense annotations; the interval resamples query images or videos."
-    theirs = "COCO" if any(row.metric.startswith("AP50") for row in known) else "PASCAL-5i"
-    others = [name for name in dict.fromkeys(measured) if name not in ("pascal5i", "coco-one-shot")]
+    if all(of_instances([line]) for line in measured):
+        told += " Ours, too, ask only for classes that an image shows; the interval resamples query images."
+    else:
+        told += " Ours are with dense annotations; the interval resamples query images or videos."
+    searched = any(row.metric.startswith("AP50") for row in known)
+    theirs, same = ("COCO 2017", "coco-one-shot") if searched else ("PASCAL-5i", "pascal5i")
+    others = [name for name in dict.fromkeys(line.dataset for line in measured) if name != same]
     if known and others:
         told += (
             f" Ours on {' and '.join(others)} are of other data than {theirs}, with other encoders and budgets: they "

@@ -25,6 +25,7 @@ CODE = """
 import dataclasses, sys
 from pathlib import Path
 from fewseg.cli import main
+from fewseg.models.base import FewShotSegmentor
 from fewseg.protocols import PROTOCOLS, SGONE_MULTICLASS
 from fewseg.metrics import EpisodeIoU
 
@@ -45,6 +46,14 @@ for verb in ("test", "predict"):
     output = ["--trainer.default_root_dir", folder + "/groups-" + verb]
     assert main([verb, *model, *groups, "--ckpt_path", folder + "/last.ckpt", *output]) == 0
 search = ["--config", str(Path(options[1]).with_name("instance-siamese.yaml")), "--data.n_episodes", "15"]
+if "--trainer.devices" in options:
+    def remember(self, *rest):
+        total = sum(float(p.detach().double().abs().sum()) for p in self.network.encoder.parameters())
+        with Path(folder, f"encoder-{self.global_rank}.txt").open("a") as file:
+            file.write(f"{total!r}\\n")
+    FewShotSegmentor.on_train_batch_end = remember
+    warm = ["--trainer.max_steps", "3", "--model.warmup_steps", "2", "--data.n_val_episodes", "0"]
+    assert main(["fit", *options, *search, *warm, "--trainer.default_root_dir", folder + "/instances-fit"]) == 0
 for verb in ("test", "predict"):  # untrained, from the seed that all processes have
     assert main([verb, *options, *search, "--trainer.default_root_dir", folder + "/instances-" + verb]) == 0
 """
@@ -141,6 +150,15 @@ def test_instances_are_those_of_one_process(folders):
             assert own[0] == own[1]
     tables = [only(folders[n] / "instances-predict", "predictions.csv").read_text() for n in (1, 2)]
     assert tables[0] == tables[1]
+
+
+def test_an_encoder_learns_after_its_warm_up_in_both_processes(folders):
+    """Of three steps the third; the processes neither wait for gradients that do not come nor drift apart."""
+    one, two = ((folders[2] / f"encoder-{rank}.txt").read_text().splitlines() for rank in (0, 1))
+    assert one == two
+    assert len(one) == 3
+    assert one[0] == one[1] != one[2]
+    only(folders[2] / "instances-fit", "model.safetensors")
 
 
 def test_a_training_of_two_processes_leaves_one_model(folders):

@@ -1,6 +1,7 @@
 """From the spec of a search to its arrays: references, instances on the canvas and at original size, crowds."""
 
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -9,12 +10,12 @@ import pytest
 import torch
 
 from fewseg.datamodules import FewShotDataModule
-from fewseg.datamodules.assembler import instances_of, on_canvas
+from fewseg.datamodules.assembler import CACHE_BYTES, annotated_instances, on_canvas
 from fewseg.datasets import CocoOneShot
 from fewseg.datasets.base import AnnotatedInstance
 from fewseg.datasets.coco import COCO_CLASSES
 from fewseg.episode import POSITIVE, UNKNOWN, VOID, Box, EpisodeSpec, Frame, Instances
-from fewseg.evaluation import instance_rows, search
+from fewseg.evaluation import detected, instance_rows, search
 from fewseg.models import SiameseMaskRCNN
 from fewseg.transforms import fit
 
@@ -221,7 +222,7 @@ def test_a_reference_of_one_pixel_is_searched_with(dataset):
     found = search(model.network, batch)
     assert len(found.instances[0].boxes) > 0
     assert found.z.isfinite().all()
-    rows = instance_rows(batch, found.instances, data.evaluation_part, [0])
+    rows = instance_rows(batch, [detected(one) for one in found.instances], data.evaluation_part, [0])
     assert rows[0].truth == f"{NOVEL}:2 {BASE}:1"
     assert len(rows) == 1 + len(found.instances[0].boxes)
 
@@ -250,17 +251,68 @@ def test_all_of_a_batch_goes_to_the_device(dataset):
     assert truth.scores is None
 
 
+@pytest.mark.parametrize("trains", [True, False])
+def test_instances_go_to_the_device_in_training_only(dataset, trains):
+    data = data_module(dataset)
+    batch = data.batch_of([spec_of(3, [(4, 1)], NOVEL)])
+    data.trainer = SimpleNamespace(training=trains)
+    moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
+    parts = (moved.support_images, moved.support_annotations, moved.query_images, moved.query_masks)
+    assert {part.device.type for part in parts} == {"meta"}
+    (truth,) = moved.instances
+    where = {part.device.type for part in (truth.boxes, truth.masks, truth.labels, truth.crowd)}
+    assert where == {"meta" if trains else "cpu"}
+    assert moved.specs == batch.specs
+
+
+def test_other_batches_go_to_the_device_whole(dataset):
+    data = data_module(dataset, protocol="clean", train_episodes="instance")
+    moved = data.transfer_batch_to_device(
+        data.batch_of([EpisodeSpec(name(3), (name(4),), NOVEL)]), torch.device("meta"), 0
+    )
+    assert moved.instances is None
+    assert moved.query_images.device.type == "meta"
+    assert data.transfer_batch_to_device(torch.zeros(2), torch.device("meta"), 0).device.type == "meta"
+
+
+# A cache of images
+
+
+def test_cached_images_serve_queries_and_references(dataset, monkeypatch):
+    reads, read = [], CocoOneShot.image
+    monkeypatch.setattr(CocoOneShot, "image", lambda self, image_id: reads.append(image_id) or read(self, image_id))
+    cached, plain = (data_module(dataset, cache=cache) for cache in ("images", "none"))
+    specs = [spec_of(3, [(4, 1)], NOVEL), spec_of(4, [(3, 1)], NOVEL), spec_of(3, [(3, 3)], NOVEL)]
+    wanted = plain.batch_of(specs)
+    assert len(reads) == 6
+    reads.clear()
+    batch = cached.batch_of(specs)
+    assert sorted(reads) == [name(3), name(4)]
+    for field in ("support_images", "support_annotations", "query_images"):
+        assert torch.equal(getattr(batch, field), getattr(wanted, field))
+
+
+@pytest.mark.parametrize(
+    ("options", "share"),
+    [({}, 1), ({"protocol": "clean"}, 1), ({"protocol": "clean", "train_episodes": "instance"}, 2)],
+)
+def test_images_and_pairs_share_the_limit_of_a_cache(dataset, options, share):
+    """Where only one of them is read it may have all."""
+    made = data_module(dataset, cache="images", **options).assembler
+    assert made.image.limit == made.pair.limit == CACHE_BYTES // share
+
+
 # The functions
 
 
 def test_annotated_instances_as_tensors():
     mask = np.zeros((4, 6), bool)
     mask[1:3, 2:5] = True
-    found = instances_of([AnnotatedInstance(7, True, (1.5, 1.0, 3.25, 2.0), mask)], (4, 6))
+    found = annotated_instances([AnnotatedInstance(7, True, (1.5, 1.0, 3.25, 2.0), mask)], (4, 6))
     assert found.boxes.tolist() == [[1.5, 1.0, 4.75, 3.0]]
     assert (found.labels.tolist(), found.crowd.tolist()) == ([7], [True])
     assert np.array_equal(found.masks[0], mask)
-    nothing = instances_of([], (4, 6))
+    nothing = annotated_instances([], (4, 6))
     assert (nothing.boxes.shape, nothing.masks.shape, nothing.labels.shape) == ((0, 4), (0, 4, 6), (0,))
     assert nothing.crowd.shape == (0,)
 
@@ -293,6 +345,17 @@ def test_instances_on_a_stretched_canvas():
     placed = on_canvas(given((50, 25, 100, 75)), Frame((100, 200), (64, 64), Box(0, 0, 64, 64)), "square", False)
     assert placed.boxes.tolist() == [[16, 16, 32, 48]]
     assert extent(placed.masks[0]) == [16, 16, 32, 48]
+
+
+def test_an_instance_without_a_pixel_on_the_canvas_is_left_out():
+    instances = given((0, 0, 100, 100), (100, 0, 200, 100))
+    instances.masks[0] = 0
+    instances.masks[0, 0, 1] = 1  # alone, which resizing to a third skips
+    placed = on_canvas(instances, Frame((100, 200), (64, 64), Box(0, 0, 32, 64)), "letterbox", flipped=False)
+    assert placed.labels.tolist() == [2]
+    assert placed.crowd.tolist() == [False]
+    assert placed.boxes.tolist() == [[32, 0, 64, 32]]
+    assert [extent(mask) for mask in placed.masks] == placed.boxes.tolist()
 
 
 def test_no_instances_on_the_canvas():

@@ -56,7 +56,7 @@ def model():
 def answers(monkeypatch, scores):
     """The network finds what is asked for, or, with a score below 0.5, a box in the corner beside it."""
 
-    def search(network, batch, random_boxes="none"):
+    def search(network, batch, random_boxes="none", threshold=0.0):
         found = []
         for spec, truth in zip(batch.specs, batch.instances, strict=True):
             own = truth.labels == spec.class_id
@@ -67,8 +67,8 @@ def answers(monkeypatch, scores):
                     masks[place, :7, :9] = 1
             labels = torch.ones(len(scores), dtype=torch.int64)
             found.append(Instances(boxes, masks, labels, torch.tensor(scores)))
-        if random_boxes != "none":
-            found = evaluation.random_instances(batch, found, random_boxes)
+        if random_boxes == "truth":
+            return Found(evaluation.shifted_truth(batch), None, None)
         return Found(tuple(found), Seconds(0.0, 0.0, 0.0), None)
 
     monkeypatch.setattr(evaluation, "search", search)
@@ -97,11 +97,18 @@ def test_the_panel_shows_what_is_scored_beside_the_truth(shapes, data, model, mo
 def test_pictures_of_random_boxes_show_random_boxes(shapes, model, monkeypatch):
     answers(monkeypatch, [0.9])
     data = FewShotDataModule(shapes, PROTOCOL, size=64, n_episodes=10, random_boxes="truth")
-    asked = []
-    moved = evaluation.random_instances
-    monkeypatch.setattr(evaluation, "random_instances", lambda *what: asked.append(what[2]) or moved(*what))
-    draw_episodes(model, data, list(data.episode_list().specs[:2]))
-    assert asked == ["truth", "truth"]
+    moved, move = [], evaluation.shifted_truth
+    monkeypatch.setattr(evaluation, "shifted_truth", lambda batch: moved.extend(batch.specs) or move(batch))
+    specs = list(data.episode_list().specs[:2])
+    draw_episodes(model, data, specs)
+    assert moved == specs
+
+
+def test_a_model_trains_on_although_drawing_failed(data, model):
+    model.train()
+    with pytest.raises(AttributeError):
+        draw_episodes(model, data, [None])
+    assert model.training
 
 
 def row(episode, tp, **more):
@@ -129,6 +136,36 @@ def test_a_run_over_references_has_its_own_results(tmp_path):
     assert found == [entries[2 * run] + entries[2 * run + 1] for run in range(5)]
     write_detections(tmp_path / "none", [], part)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_test_encodes_each_detection_once_and_draws_no_benchmarks(data, model, monkeypatch):
+    answers(monkeypatch, [0.9, 0.4])
+    encoded, encode = [], evaluation.detected
+    monkeypatch.setattr(evaluation, "detected", lambda own: encoded.append(own) or encode(own))
+    monkeypatch.setattr("fewseg.functional.instance_figures.interval_of_ap50", None)
+    pl.Trainer(**QUIET, enable_checkpointing=False).test(model, data, verbose=False)
+    assert len(encoded) == 10
+    assert len(model.rows) == 30
+
+
+def test_a_validation_matches_nothing(shapes, model, monkeypatch):
+    answers(monkeypatch, [0.9, 0.4])
+    monkeypatch.setattr(evaluation, "match", None)
+    data = FewShotDataModule(shapes, PROTOCOL, size=64, n_val_episodes=3, random_boxes="truth")
+    monkeypatch.setattr(data, "validation_episodes", data.episode_list)
+    monkeypatch.setattr(data, "n_episodes", 5)
+    trainer = pl.Trainer(**QUIET, enable_checkpointing=False)
+    (scores,) = trainer.validate(model, data, verbose=False)
+    assert scores["val/positive_iou"] > 0.5  # what was found, not random boxes
+
+
+def test_random_boxes_of_the_paper_are_tested_without_the_network(shapes, model, monkeypatch, tmp_path):
+    monkeypatch.setattr(type(model.network), "detect", None)
+    data = FewShotDataModule(shapes, PROTOCOL, size=64, n_episodes=5, random_boxes="truth")
+    pl.Trainer(default_root_dir=tmp_path, callbacks=[WriteRows()], **QUIET).test(model, data, verbose=False)
+    figures = json.loads((tmp_path / "test/metrics.json").read_text())
+    assert not [name for name in figures if name.startswith("seconds")]
+    assert figures["ap50_boxes"] >= 0
 
 
 def test_a_test_leaves_rows_metrics_and_results(shapes, data, model, tmp_path, capsys, monkeypatch):
@@ -271,6 +308,20 @@ def test_wandb_gets_boxes_and_masks(shapes, data, model, monkeypatch, wandb_imag
     assert len(query.boxes["truth"]["box_data"]) == len(own)
     assert np.array_equal(query.masks["truth"]["mask_data"] > 0, np.any([one.mask for one in own], axis=0))
     assert np.array_equal(panels["episodes/0/panel"].picture, draw_episodes(model, data, [spec])[0])
+
+
+@pytest.mark.parametrize("hook", ["on_validation_epoch_end", "on_test_end"])
+def test_panels_of_a_validation_show_no_random_boxes(shapes, model, monkeypatch, wandb_images, hook):
+    answers(monkeypatch, [0.9])
+    data = FewShotDataModule(shapes, PROTOCOL, size=64, n_episodes=10, random_boxes="truth")
+    monkeypatch.setattr(data, "validation_episodes", data.episode_list)
+    moved, move = [], evaluation.shifted_truth
+    monkeypatch.setattr(evaluation, "shifted_truth", lambda batch: moved.extend(batch.specs) or move(batch))
+    trainer = SimpleNamespace(
+        loggers=[Logger([])], datamodule=data, is_global_zero=True, sanity_checking=False, global_step=7
+    )
+    getattr(EpisodePanels(n_episodes=1), hook)(trainer, model)
+    assert len(moved) == (hook == "on_test_end")
 
 
 def test_a_semantic_method_is_validated_as_before(data, monkeypatch, wandb_images):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -164,26 +165,72 @@ def test_several_references_are_of_different_images_then_different_objects_then_
         assert drawn[n:] == (drawn[:n] * 20)[: 20 - n]
 
 
+def queries_of(specs, n_runs=5):
+    """(image, class) of every query, in order; the same in every run."""
+    runs = [specs[len(specs) * run // n_runs : len(specs) * (run + 1) // n_runs] for run in range(n_runs)]
+    queries = [[(s.query_id, s.class_id) for s in run] for run in runs]
+    assert all(each == queries[0] for each in queries)
+    return queries[0]
+
+
 def test_a_subset_keeps_the_references_and_is_the_same_in_every_run():
     scenes = Scenes(val=many(30, (1, 5, 2)))
     whole = instance_list(scenes, OTHER, 0, 2, None)
     some, fewer = (instance_list(scenes, OTHER, 0, 2, n) for n in (100, 35))
-    assert (len(whole), len(some), len(fewer)) == (300, 100, 35)
+    assert (len(whole), len(some), len(fewer)) == (300, 100, 30)  # two classes an image: 35 are three images
     for part, bigger in ((some, whole), (fewer, some)):
         assert [s for s in bigger if s in set(part)] == list(part)  # in the order of the list
-    queries = [[(s.query_id, s.class_id) for s in some[20 * run : 20 * (run + 1)]] for run in range(5)]
-    assert all(each == queries[0] for each in queries)
-    assert len({q for q, _ in queries[0]}) > 10  # not the first of the list
+    queries = queries_of(some)
+    assert {q for q, _ in queries} != {f"i{n:03d}" for n in range(10)}  # not the first of the list
     assert instance_list(scenes, OTHER, 0, 2, 305) == whole
     turned = Scenes(val=dict(reversed(scenes.lists["val"].items())))  # whatever the order of the list
-    assert {(s.query_id, s.class_id) for s in instance_list(turned, OTHER, 0, 2, 100)} == set(queries[0])
+    assert set(queries_of(instance_list(turned, OTHER, 0, 2, 100))) == set(queries)
     other = dataclasses.replace(OTHER, seed=1)
-    assert {(s.query_id, s.class_id) for s in instance_list(scenes, other, 0, 2, 100)} != set(queries[0])
+    assert set(queries_of(instance_list(scenes, other, 0, 2, 100))) != set(queries)
+
+
+def uneven(n):
+    """Images with one to four novel classes of fold 0, one of which no other image shows."""
+    lists = {f"i{i:03d}": dict.fromkeys((1, 5, 9, 13)[: 1 + i % 4], (1, 2)) for i in range(n)}
+    lists["i003"][17] = (1,)
+    return Scenes(val=lists)
+
+
+@pytest.mark.parametrize("part", [OTHER, ANY])
+def test_a_subset_keeps_whole_images(part):
+    """A tool of COCO takes images and classes, never pairs of them."""
+    scenes = uneven(20)
+    whole = queries_of(instance_list(scenes, part, 0, 1, None))
+    assert (("i003", 17) in whole) == (part is ANY)
+    images = []
+    for n in range(5, 260, 5):
+        specs = instance_list(scenes, part, 0, 1, n)
+        queries = queries_of(specs)
+        kept = {q for q, _ in queries}
+        assert queries == [pair for pair in whole if pair[0] in kept]  # every class of an image, in the list's order
+        assert len(specs) <= n or len(kept) == 1
+        classes = {c for _, c in queries}
+        assert set(queries) == {(q, c) for q in kept for c in scenes.present(q) if c in classes}
+        images.append(kept)
+    for smaller, bigger in pairwise(images):
+        assert smaller <= bigger
+    assert len(images[0]) == 1
+    assert len(images[-1]) == 20
+    for kept, n in zip(images, range(5, 260, 5), strict=True):  # no image more would have found room
+        bigger = next((each for each in images if each > kept), None)
+        assert bigger is None or 5 * sum(q in bigger for q, _ in whole) > n
+
+
+def test_one_image_is_taken_even_if_it_alone_is_too_long():
+    scenes = Scenes(val=many(6, (1, 5, 9)))
+    assert len(instance_list(scenes, OTHER, 0, 1, 5)) == 15
+    assert len(instance_list(scenes, OTHER, 0, 1, 25)) == 15
+    assert len(instance_list(scenes, OTHER, 0, 1, 30)) == 30
 
 
 def test_a_list_is_the_same_on_every_platform():
     specs = instance_list(Scenes(val=many(30, (1, 5, 2))), OTHER, 0, 2, 100)
-    assert EpisodeList(specs).sha256[:16] == "09db52fd05bf44d0"
+    assert EpisodeList(specs).sha256[:16] == "8469849a3db4eed6"
 
 
 def test_which_classes_are_asked_for(scenes):
@@ -349,14 +396,21 @@ def test_validation_asks_for_base_classes_in_the_images_held_out():
     scenes = Scenes(train=many(5, shown), held_out={f"h{i}": dict.fromkeys(shown, (1, 2)) for i in range(9)}, val={})
     for protocol in (ONE_SHOT, ONE_SHOT_BASE, ONE_SHOT_ALL, ONE_SHOT_CODE):
         specs = validation_list(scenes, protocol, 0, 2, None, 7).specs
-        assert len(specs) == 7  # one run, so that any number will do
+        assert len(specs) == 6  # one run, so that any number will do; of whole images
         assert {s.class_id for s in specs} == {2, 3}
         assert {i for s in specs for i in (s.query_id, *s.support_ids)} <= set(scenes.ids("held_out"))
         assert all(len(s.support_ids) == len(s.support_objects) == 2 for s in specs)
-        own = any(s.query_id in s.support_ids for s in validation_list(scenes, protocol, 0, 5, None, 18).specs)
-        assert own == (protocol is ONE_SHOT_CODE)
     assert len(validation_list(scenes, ONE_SHOT, 0, 1, None, 100)) == 18
     assert {s.class_id for s in validation_list(scenes, ONE_SHOT, 1, 1, None, 100).specs} == {1, 3, 5}
+
+
+def test_protocols_that_share_a_training_share_its_validation():
+    """One training serves them, and keeps the step that its validation calls best."""
+    assert ONE_SHOT.training == ONE_SHOT_BASE.training == ONE_SHOT_CODE.training
+    scenes = Scenes(train={}, held_out=many(9, (2, 3)), val={})
+    lists = [validation_list(scenes, protocol, 0, 5, None, 18) for protocol in (ONE_SHOT, ONE_SHOT_BASE, ONE_SHOT_CODE)]
+    assert lists[0] == lists[1] == lists[2]
+    assert not any(s.query_id in s.support_ids for s in lists[2].specs)
 
 
 def test_nothing_to_select_models_on():
@@ -366,7 +420,7 @@ def test_nothing_to_select_models_on():
     expected = "pool: got no class asked for that two images of the list held_out of scenes show"
     error(expected, validation_list, scenes, ONE_SHOT, 0, 1, None, 4)
     error("switch validation off (n_val_episodes 0)", validation_list, scenes, ONE_SHOT, 0, 1, None, 4)
-    assert len(validation_list(scenes, ONE_SHOT_CODE, 0, 1, None, 4)) == 1
+    error(expected, validation_list, scenes, ONE_SHOT_CODE, 0, 1, None, 4)  # its references are those of one-shot
     error("n_points: got 2, expected None", validation_list, scenes, ONE_SHOT, 0, 1, 2, 4)
 
 

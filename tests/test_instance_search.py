@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import fewseg
 from fewseg.errors import FewsegError
@@ -52,6 +53,16 @@ def test_scores_below_the_threshold_do_not_count(model):
     assert len(fewseg.find_instances(model, [CROP], SCENE, limit)) == sum(one.score > limit for one in every)
 
 
+def test_nothing_below_the_threshold_is_pasted(model, monkeypatch):
+    asked = []
+    detect = model.network.detect
+    monkeypatch.setattr(
+        model.network, "detect", lambda *given, **options: asked.append(options) or detect(*given, **options)
+    )
+    fewseg.find_instances(model, [CROP], SCENE, 0.25)
+    assert asked == [{"threshold": 0.25}]
+
+
 def test_the_canvas_of_the_training_is_remembered(model, tmp_path):
     model.image_size, model.reference_size = 48, 24
     again = fewseg.load_model(model.save(tmp_path))
@@ -66,20 +77,66 @@ def test_a_fixed_list_of_classes_needs_no_reference():
     model = fewseg.create_model("MaskRCNN", n_classes=5, **SMALL)
     found = fewseg.find_instances(model, [], SCENE, 0.02)
     assert {one.label for one in found} <= set(range(1, 6))
+    given = fewseg.find_instances(model, [CROP], SCENE, 0.02)
+    assert [one.box for one in given] == [one.box for one in found]
+
+
+MASK = np.ones(SCENE.shape[:2], np.uint8)
+LIST = ", expected a list of crops; put it in a list: [crop] or [(image, annotation)]"
+PAIR = "references: got an image and its annotation, expected a list of crops or of pairs; put the pair in a list: [(im"
 
 
 @pytest.mark.parametrize(
     ("references", "message"),
     [
         ([], "references: got none, expected at least one crop"),
-        ([(SCENE, np.zeros(SCENE.shape[:2], np.uint8))], r"references\[0\]: got no positive pixel"),
-        ([(SCENE,)], r"references\[0\]: got 1 values"),
-        ([CROP.astype(float)], r"references\[0\]"),
+        ((), "references: got none"),
+        (CROP, "references: got an array (12, 18, 3)" + LIST),
+        (np.zeros((0, 12, 18, 3), np.uint8), "references: got an array (0, 12, 18, 3)" + LIST),
+        (Image.fromarray(CROP), "references: got Image" + LIST),
+        ("crop.png", "references: got str" + LIST),
+        (None, "references: got NoneType" + LIST),
+        (iter([CROP]), "references: got list_iterator" + LIST),
+        ((SCENE, MASK), PAIR),
+        ([SCENE, MASK], PAIR),
+        ((Image.fromarray(SCENE), Image.fromarray(MASK)), PAIR),
+        ((SCENE, MASK.astype(bool)), PAIR),
+        ([(SCENE, np.zeros(SCENE.shape[:2], np.uint8))], "references[0]: got no positive pixel"),
+        ([(SCENE,)], "references[0]: got 1 values, expected a crop, or an image and its annotation"),
+        ([[SCENE, MASK, MASK]], "references[0]: got 3 values"),
+        ([CROP, ()], "references[1]: got 0 values"),
+        ([CROP.astype(float)], "references[0]: got float64 (12, 18, 3)"),
+        ([MASK], "references[0]: got uint8 (40, 60)"),
+        ([np.zeros((0, 9, 3), np.uint8)], "references[0]: got uint8 (0, 9, 3)"),
+        ([CROP, "crop.png"], "references[1]: got str, expected a crop, or an image and its annotation"),
+        ([None], "references[0]: got NoneType"),
+        ([(SCENE, "mask.png")], "references[0][1]: got ()"),
     ],
 )
 def test_references_that_show_nothing_are_refused(model, references, message):
-    with pytest.raises(FewsegError, match=message):
+    with pytest.raises(FewsegError) as caught:
         fewseg.find_instances(model, references, SCENE)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [Image.fromarray(CROP), (CROP, np.ones((12, 18), bool)), [CROP, np.ones((12, 18), np.uint8)]],
+    ids=["picture", "bool", "list"],
+)
+def test_a_reference_may_be_written_in_several_ways(model, reference):
+    expected = [one.box for one in fewseg.find_instances(model, [CROP], SCENE, 0.02)]
+    assert expected
+    assert [one.box for one in fewseg.find_instances(model, [reference], Image.fromarray(SCENE), 0.02)] == expected
+
+
+def test_two_crops_of_one_size_are_no_pair(model):
+    both = [CROP, CROP[::-1].copy()]
+    boxes = [one.box for one in fewseg.find_instances(model, both, SCENE, 0.02)]
+    assert boxes == [one.box for one in fewseg.find_instances(model, tuple(both), SCENE, 0.02)]
+    grey = Image.fromarray(CROP).convert("L")
+    fewseg.find_instances(model, [Image.fromarray(CROP[:5]), grey], SCENE, 0.02)  # of another size
 
 
 def test_a_method_of_masks_is_refused():
@@ -87,8 +144,18 @@ def test_a_method_of_masks_is_refused():
         fewseg.find_instances(fewseg.create_model("PANet"), [CROP], SCENE)
 
 
-def test_a_bad_size_or_threshold_is_refused(model):
-    with pytest.raises(FewsegError, match="size: got -1"):
-        fewseg.find_instances(model, [CROP], SCENE, size=-1)
-    with pytest.raises(FewsegError, match=r"threshold: got 1\.5"):
-        fewseg.find_instances(model, [CROP], SCENE, threshold=1.5)
+@pytest.mark.parametrize("size", [-1, 0, 64.5, "64", True, (64, 64), np.float32(64)])
+def test_a_bad_size_is_refused(model, size):
+    with pytest.raises(FewsegError, match=r"size: got .*, expected a side of at least 1 pixel, or None; leave it out"):
+        fewseg.find_instances(model, [CROP], SCENE, size=size)
+
+
+def test_a_size_may_come_from_numpy(model):
+    found = fewseg.find_instances(model, [CROP], SCENE, 0.02, size=np.int64(48))
+    assert [one.box for one in found] == [one.box for one in fewseg.find_instances(model, [CROP], SCENE, 0.02, 48)]
+
+
+@pytest.mark.parametrize("threshold", [1.5, 0, "0.5", None])
+def test_a_bad_threshold_is_refused(model, threshold):
+    with pytest.raises(FewsegError, match=r"threshold: got .*, expected a probability between 0 and 1"):
+        fewseg.find_instances(model, [CROP], SCENE, threshold=threshold)

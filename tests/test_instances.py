@@ -91,8 +91,8 @@ def command(verb, config, folder, *more):
 def done(request, tmp_path_factory):
     """A config that was trained, tested, validated and predicted with, and the specs that training and validation saw.
 
-    After its training a detector is told to be sure of what it finds: two steps leave all scores under the threshold of
-    masks.
+    After its training a detector is told to be sure of what it finds: two steps may leave all scores and all pixels
+    under their thresholds.
     """
     folder, config, seen = tmp_path_factory.mktemp("done"), CONF / f"{request.param}.yaml", {"train": [], "val": []}
     options = yaml.safe_load(config.read_text())["data"]
@@ -118,6 +118,7 @@ def done(request, tmp_path_factory):
         content = torch.load(checkpoint, weights_only=True)
         bias = content["state_dict"]["network.detector.heads.box_predictor.cls_score.bias"]
         bias[1 if len(bias) == 2 else specs[0].class_id] += 5
+        content["state_dict"]["network.detector.heads.mask_predictor.mask_fcn_logits.bias"] += 0.25
         torch.save(content, checkpoint)
         for verb in ("test", "validate", "predict"):
             assert main(command(verb, config, folder / verb, "--ckpt_path", str(checkpoint))) == 0
@@ -192,7 +193,7 @@ def test_random_boxes_are_predicted_where_they_are_asked_for(scenes, tmp_path):
 
 def test_nothing_is_found_above_all_scores(scenes, tmp_path):
     for verb in ("test", "predict"):
-        assert main(command(verb, SIAMESE, tmp_path, "--model.score_threshold", "1.1")) == 0
+        assert main(command(verb, SIAMESE, tmp_path, "--model.score_threshold", "0.99")) == 0
     figures = json.loads(only(tmp_path, "metrics.json").read_text())
     assert (figures["ap50"], figures["ap50_boxes"], figures["detections_per_episode"]) == (0, 0, 0)
     assert pd.read_parquet(only(tmp_path, "episodes.parquet")).episode.tolist() == list(range(N_EPISODES))
@@ -401,7 +402,13 @@ def test_the_whole_path_on_photographs(real_data, tmp_path):
         assert row["dataset"] == "coco-one-shot"
         check_against_coco(dataset, tmp_path / "out" / row["run"], row, specs)
     assert all(rows["siamese+truth"][name] > 0 for name in ("ap50", "ap50_boxes")), "otherwise zeros are compared"
-    assert "AP50" in (tmp_path / "out/report.html").read_text()
+    best = max(rows.values(), key=lambda row: row["ap50_boxes"])
+    told = [
+        f"{best[name]:.3f} of {kind} (95 % interval {best[f'{name}_ci95'][0]:.3f} to {best[f'{name}_ci95'][1]:.3f})"
+        for name, kind in (("ap50_boxes", "boxes"), ("ap50", "masks"))
+    ]
+    page = (tmp_path / "out/report.html").read_text()
+    assert f"<strong>{best['config']}</strong>, AP50 on novel classes {' and '.join(told)}." in page
 
 
 def test_help_reports_and_planning_do_not_import_torch(grid, tmp_path):
@@ -470,6 +477,8 @@ def refused(capsys, arguments):
         ("fit", ("--data.dataset.n_held_out", "40"), "--data.dataset.n_held_out", "40 of the 40", "fewer"),
         ("fit", ("--data.dataset.n_held_out", "0"), "--data.dataset", "shapes-coco, which", "images for model"),
         ("fit", ("--model.encoder", "vit_tiny_patch16_224"), "encoder", "taps of strides", "each twice the one before"),
+        ("fit", ("--data.train_shot", "0"), "--data.train_shot", "0", "1 or more for SiameseMaskRCNN"),
+        ("fit", ("--data.train_masks", "labels"), "--data.train_masks", "labels", "class for SiameseMaskRCNN"),
     ],
 )
 def test_what_cannot_be_asked_for_is_one_line(verb, options, argument, got, expected, capsys, tmp_path):
@@ -519,6 +528,13 @@ VIT = {"config": {"model": {"class_path": "SiameseMaskRCNN", "init_args": {"enco
         ({"points": [1]}, "n_points", "1"),
         ({"shots": [0]}, "n_shot", "0"),
         ({"methods": {"a": {**method("MaskRCNN"), "data": {"cache": "features"}}}}, "--data.cache", "features"),
+        ({"methods": {"a": {**method("SiameseMaskRCNN"), "data": {"train_shot": 0}}}}, "methods.a: train_shot", "0"),
+        (
+            {"methods": {"a": {**method("MaskRCNN"), "data": {"train_masks": "foreground"}}}},
+            "methods.a: train_masks",
+            "foreground",
+        ),
+        ({"methods": {"a": method("MaskRCNN", n_classes=3)}}, "methods.a: n_classes", "3"),
         (
             {
                 "protocol": "clean",

@@ -1,11 +1,14 @@
 """The papers' numbers, against tables typed in a second time from the text of the papers."""
 
+import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from fewseg.published import PUBLISHED, of
+from fewseg.results import leaderboard
 
 # SG-One, tables 2, 3 and 5: method, the four folds, mean
 ONE_SHOT = """
@@ -107,7 +110,8 @@ def test_what_is_odd_about_instances_is_marked():
     assert {row.n_shot for row in of("MaskRCNN")} == {0}
     for row in rows:
         random = row.method == "random boxes"
-        assert ("0.7" in row.caveat and "five runs" in row.caveat and "mean from references" in row.caveat) != random
+        told = ("0.7", "one evaluation run per split (section 5.2)", "five runs (README", "mean from references")
+        assert [words in row.caveat for words in told] == [not random] * 4
         assert ("permutes their scores" in row.caveat) == random
     (boxes, _) = (row for row in rows if row.setting == "one-shot classes" and row.method != "random boxes")
     assert "around 17%" in boxes.caveat
@@ -185,6 +189,65 @@ def test_all_are_percent():
     clicked = {"mIoU, 1 click", "positive IU, 1 click"}
     detected = {"AP50 of boxes", "AP50 of masks"}
     assert {row.metric for row in PUBLISHED} == {"mIoU", "FB-IoU", "positive IU", "J"} | clicked | detected
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("publish", Path(__file__).parents[1] / "experiments" / "publish.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("method", "task", "datasets", "others"),
+    [
+        (
+            "SiameseMaskRCNN",
+            "instance",
+            ["shapes-coco", "coco-one-shot"],
+            "shapes-coco are of other data than COCO 2017,",
+        ),
+        ("MaskRCNN", "instance", ["coco-one-shot"], None),
+        ("MaskRCNN", "semantic", ["pascal5i"], "pascal5i are of other data than COCO 2017,"),
+        (
+            "PANet",
+            "semantic",
+            ["pascal5i", "shapes5i", "voc400"],
+            "shapes5i and voc400 are of other data than PASCAL-5i,",
+        ),
+        ("PANet", "semantic", ["pascal5i"], None),
+        ("FineTune", "semantic", ["shapes5i"], None),  # no paper's number to set beside
+    ],
+)
+def test_pages_say_what_does_not_compare_with_the_paper(script, method, task, datasets, others):
+    common = {"method": method, "config": "c", "protocol": "p", "n_points": None, "n_shot": 1, "fold": 0, "seed": 0}
+    told = script._told(
+        of(method), leaderboard([{**common, "task": task, "dataset": d, "miou": 0.5} for d in datasets])
+    )
+    assert (f"Ours on {others}" in told) == ("do not compare" in told) == (others is not None)
+    assert ("dense annotations" in told) == (task == "semantic")  # references have no masks
+
+
+def test_a_table_of_instances_says_which_side_lacks_folds(script):
+    """The gap is that of the folds that both sides have: 0.6 - 0.3, and not 0.6 - 0.4."""
+
+    def runs(protocol, figures):
+        common = {"method": "SiameseMaskRCNN", "config": "c", "dataset": "d", "task": "instance", "protocol": protocol}
+        common |= {"n_points": None, "n_shot": 1, "seed": 0, "n_folds": 2, "miou": 0.5}
+        return [
+            {**common, "fold": fold, "training": f"t{fold}", "ap50": ap50, "ap50_boxes": ap50, "ap50_boxes_std": spread}
+            for fold, (ap50, spread) in enumerate(figures)
+        ]
+
+    novel = runs("one-shot", [(0.3, 0.01), (0.5, 0.03)])
+    table = script.instance_table(leaderboard(novel + runs("one-shot-base", [(0.6, 0.04)])))
+    (row,) = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if "| c " in line)
+    assert row[0] == "c (base classes: partial (fold 0 of 2))"
+    assert row[1:4] == ["0.400 ± 0.020", "0.600 ± 0.040", "+0.300"]
+    assert row[4:7] == ["0.400", "0.600", "+0.300"]
+    both = script.instance_table(leaderboard(novel[:1] + runs("one-shot-base", [(0.6, 0.04)])))
+    assert "| c (partial (fold 0 of 2)) |" in both
 
 
 def test_it_needs_no_torch():

@@ -545,7 +545,7 @@ def _check(runs: Iterable[Run], pretrainings: Mapping[str, Training]) -> None:
     import pytorch_lightning as pl
 
     from fewseg.datamodules import FewShotDataModule
-    from fewseg.evaluation import check_classes, check_finds
+    from fewseg.evaluation import check_classes, check_finds, check_trains
     from fewseg.models.create import build, check_arguments, class_named
     from fewseg.refinement import check_point
     from fewseg.video_session import check_follows
@@ -561,11 +561,12 @@ def _check(runs: Iterable[Run], pretrainings: Mapping[str, Training]) -> None:
             module: Any = build(run.training.config["model"]["class_path"], blank)
             if scored.search:
                 check_finds(module.network, run.training.method, f"methods.{run.config}")
-                check_classes(module.network, len(data.dataset.class_names))
+                check_classes(module.network, len(data.dataset.class_names), f"methods.{run.config}: n_classes")
             if scored.video:
                 check_follows(module.network, run.training.method, f"methods.{run.config}")
             if data.refine is not None:
                 check_point(module.network, data.refine, f"methods.{run.config}: refine", run.training.method)
+    checked = set()  # names of methods: folds and seeds do not change a network
     for one in {run.training.id: run.training for run in runs}.values():
         for part in filter(None, (pretrainings.get(one.pretraining or ""), one)):
             check_arguments(class_named(part.config["model"]["class_path"]), part.config["model"].get("init_args", {}))
@@ -573,6 +574,13 @@ def _check(runs: Iterable[Run], pretrainings: Mapping[str, Training]) -> None:
             check_arguments(pl.Trainer, part.config["trainer"])
             data = FewShotDataModule(**{**part.config["data"], "dataset": _dataset(Path("data"), part.config["data"])})
             data.training_sampler()
+            unlike = data.train_episodes == "instance" or data.train_masks != "class"  # what not every network learns
+            if unlike and part.name not in checked:
+                checked.add(part.name)
+                init = {k: None if k == "weights" else v for k, v in part.config["model"].get("init_args", {}).items()}
+                learner = getattr(build(part.config["model"]["class_path"], init), "network", None)
+                check_trains(learner, data, part.method, f"methods.{part.name}: ")
+                check_classes(learner, len(data.dataset.class_names), f"methods.{part.name}: n_classes")
 
 
 class _locked:
@@ -703,7 +711,9 @@ def _work(one: Training, runs: list[Run], out: Path, threads: int) -> None:
         points = row["n_points"] or "dense"
         line = f"{row['config']:<16} fold {row['fold']}  K {row['n_shot']}  P {points:<5}"
         if "n_videos" not in row:
-            line += f"  mIoU {row['miou']:.3f} [{low:.3f}, {high:.3f}]  {1000 * row['seconds_per_episode']:.0f} ms"
+            line += f"  mIoU {row['miou']:.3f} [{low:.3f}, {high:.3f}]"
+            if "seconds_per_episode" in row:
+                line += f"  {1000 * row['seconds_per_episode']:.0f} ms"
         _events.put(("line", line + results.in_words(row)))
 
 

@@ -23,7 +23,7 @@ from fewseg.datamodules import FewShotDataModule
 from fewseg.episode import POSITIVE, VOID, EpisodeBatch, EpisodeSpec, Instances, Row, VideoEpisode
 from fewseg.errors import FewsegError
 from fewseg.functional.draw import (
-    Outlines,
+    Shown,
     click_panel,
     draw_instances,
     drawn_places,
@@ -259,7 +259,7 @@ def write_detections(folder: Path, detections: Sequence[tuple[int, str]], part: 
     for number in range(part.runs if detections else 0):
         own = [text for place, text in detections if part.run_of(place, len(detections)) == number]
         write_text(
-            folder / f"detections-{number}.json", json.dumps([entry for text in own for entry in json.loads(text)])
+            folder / f"detections-{number}.json", f"[{', '.join(entries[1:-1] for entries in own if entries != '[]')}]"
         )
 
 
@@ -405,24 +405,26 @@ def draw_episodes(module: FewShotSegmentor, data: FewShotDataModule, specs: list
     """
     was_training = module.training  # the trainer has undone the eval mode of the test by now
     module.eval()
-    panels = []
-    for spec in specs:
-        if data.evaluation_part.interaction is not None:
-            panels.append(_draw_object(module, data, spec))
-            continue
-        if _searches(data):
-            panels.append(_draw_search(module, data, spec))
-            continue
-        together = [s for s in data.episode_list().specs if spec.group is not None and s.group == spec.group] or [spec]
-        batch, place = data.batch_of(together).to(module.device), together.index(spec)
-        logits = evaluation.predict(module.network, batch).logits
-        pred, target = evaluation.masks(batch, logits)[place], batch.targets[place]
-        assert target is not None
-        supports = data.pictures_of_supports(spec)
-        query = cv2.resize(data.dataset.image(spec.query_id), pred.shape[::-1], interpolation=cv2.INTER_AREA)
-        panels.append(panel(supports, query, pred, target.cpu().numpy()))
-    module.train(was_training)
-    return panels
+    try:
+        return [_draw_episode(module, data, spec) for spec in specs]
+    finally:
+        module.train(was_training)
+
+
+def _draw_episode(module: FewShotSegmentor, data: FewShotDataModule, spec: EpisodeSpec) -> np.ndarray:
+    """The panel of any episode but a video."""
+    if data.evaluation_part.interaction is not None:
+        return _draw_object(module, data, spec)
+    if _searches(data):
+        return _draw_search(module, data, spec)
+    together = [s for s in data.episode_list().specs if spec.group is not None and s.group == spec.group] or [spec]
+    batch, place = data.batch_of(together).to(module.device), together.index(spec)
+    logits = evaluation.predict(module.network, batch).logits
+    pred, target = evaluation.masks(batch, logits)[place], batch.targets[place]
+    assert target is not None
+    supports = data.pictures_of_supports(spec)
+    query = cv2.resize(data.dataset.image(spec.query_id), pred.shape[::-1], interpolation=cv2.INTER_AREA)
+    return panel(supports, query, pred, target.cpu().numpy())
 
 
 def _draw_object(module: FewShotSegmentor, data: FewShotDataModule, spec: EpisodeSpec) -> np.ndarray:
@@ -436,25 +438,27 @@ def _draw_object(module: FewShotSegmentor, data: FewShotDataModule, spec: Episod
 
 def _draw_search(module: FewShotSegmentor, data: FewShotDataModule, spec: EpisodeSpec) -> np.ndarray:
     """The panel of an episode that asks for instances."""
-    found, truth = _search(module, data, spec)
+    found, truth = _search(module, data, spec, data.random_boxes)
     references = [crop for crop, _ in data.pictures_of_supports(spec)]
     return instance_panel(data.dataset.image(spec.query_id), found, truth, references, data.evaluation_part.threshold)
 
 
-def _search(module: FewShotSegmentor, data: FewShotDataModule, spec: EpisodeSpec) -> tuple[Outlines, Outlines]:
+def _search(
+    module: FewShotSegmentor, data: FewShotDataModule, spec: EpisodeSpec, random_boxes: str
+) -> tuple[Shown, Shown]:
     """What is scored in an episode that asks for instances, and the objects that it asks for, without crowds."""
-    batch: EpisodeBatch = data.batch_of([spec])
-    instances = evaluation.search(module.network, batch.to(module.device), data.random_boxes).instances
+    batch: EpisodeBatch = data.transfer_batch_to_device(data.batch_of([spec]), module.device, 0)
+    instances = evaluation.search(module.network, batch, random_boxes).instances
     assert batch.instances is not None
     (known,) = batch.instances
     assert known.crowd is not None
     asked = (known.labels == spec.class_id) & ~known.crowd
-    return _outlines(instances[0]), Outlines(known.boxes[asked].numpy(), known.masks[asked].numpy())
+    return _outlines(instances[0]), Shown(known.boxes[asked].numpy(), known.masks[asked].numpy())
 
 
-def _outlines(instances: Instances) -> Outlines:
+def _outlines(instances: Instances) -> Shown:
     scores = None if instances.scores is None else instances.scores.numpy()
-    return Outlines(instances.boxes.numpy(), instances.masks.numpy(), scores)
+    return Shown(instances.boxes.numpy(), instances.masks.numpy(), scores)
 
 
 def save_pictures(module: FewShotSegmentor, data: FewShotDataModule, rows: list[Row], folder: Path) -> None:
@@ -558,7 +562,7 @@ class EpisodePanels(pl.Callback):
         panels: dict[str, Any] = {}
         specs = data.validation_episodes().specs[: self.n_episodes]
         if _searches(data) and pl_module.network.output == "instances":
-            panels, specs = _logged_searches(pl_module, data, specs), ()
+            panels, specs = _logged_searches(pl_module, data, specs, "none"), ()
         for i, spec in enumerate(specs):
             batch = data.batch_of([spec]).to(pl_module.device)
             logits = evaluation.predict(pl_module.network, batch).logits
@@ -582,7 +586,8 @@ class EpisodePanels(pl.Callback):
         if not (loggers and trainer.is_global_zero and isinstance(pl_module, FewShotSegmentor)):
             return
         if _searches(data):
-            panels = _logged_searches(pl_module, data, data.episode_list().specs[: self.n_episodes])
+            specs = data.episode_list().specs[: self.n_episodes]
+            panels = _logged_searches(pl_module, data, specs, data.random_boxes)
             for logger in loggers:
                 logger.experiment.log(panels)
         if not _films(data):
@@ -599,13 +604,15 @@ class EpisodePanels(pl.Callback):
                 logger.experiment.log(videos)
 
 
-def _logged_searches(module: FewShotSegmentor, data: FewShotDataModule, specs: Sequence[EpisodeSpec]) -> dict[str, Any]:
+def _logged_searches(
+    module: FewShotSegmentor, data: FewShotDataModule, specs: Sequence[EpisodeSpec], random_boxes: str
+) -> dict[str, Any]:
     """Episodes that ask for instances, for wandb: panels, and queries with masks and boxes to switch on and off."""
     import wandb
 
     threshold, panels = data.evaluation_part.threshold, dict[str, Any]()
     for i, spec in enumerate(specs):
-        found, truth = _search(module, data, spec)
+        found, truth = _search(module, data, spec, random_boxes)
         scene, name = data.dataset.image(spec.query_id), data.dataset.class_names[spec.class_id - 1]
         references = [crop for crop, _ in data.pictures_of_supports(spec)]
         caption = f"{spec.query_id}: {name}"

@@ -18,7 +18,7 @@ from fewseg.functional.boundary import boundary_counts
 from fewseg.functional.fuse import fuse
 from fewseg.functional.geometry import restore
 from fewseg.functional.iou import confusion_counts
-from fewseg.functional.matching import MOST, Detected, Truth, encode, match
+from fewseg.functional.matching import MOST, Detected, Truth, counts, encode, match, union
 from fewseg.functional.robot import next_click
 from fewseg.functional.shifts import random_detections, random_truth
 from fewseg.functional.timing import Seconds, now
@@ -122,7 +122,12 @@ def _row(
     spent: Seconds | None,
 ) -> Row:
     """The counts of one mask, at scoring size."""
-    tp, fp, fn, tn = confusion_counts(mask, target.cpu().numpy(), part.void)
+    return _row_of(index, spec, confusion_counts(mask, target.cpu().numpy(), part.void), spent)
+
+
+def _row_of(index: int, spec: EpisodeSpec, counted: tuple[int, int, int, int], spent: Seconds | None) -> Row:
+    """A row of an episode with the counts (tp, fp, fn, tn)."""
+    tp, fp, fn, tn = counted
     return Row(
         episode=index,
         query=spec.query_id,
@@ -283,12 +288,12 @@ class Found(NamedTuple):
     Args:
         instances: per episode the detections of the class asked for, in pixels of the original query and on the CPU,
             highest score first; no more than COCO's evaluator looks at.
-        seconds: of each verb, per episode.
+        seconds: of each verb, per episode; None where no network ran.
         z: (B, D) where the method has one.
     """
 
     instances: tuple[Instances, ...]
-    seconds: Seconds
+    seconds: Seconds | None
     z: Tensor | None
 
 
@@ -305,73 +310,104 @@ def check_finds(network: SegmentorNetwork, name: str, option: str) -> None:
         raise FewsegError(option, name, expected, "choose one of them, or a protocol that asks for masks")
 
 
-def check_classes(network: Any, n_classes: int) -> None:
+def check_classes(network: Any, n_classes: int, option: str) -> None:
     """Raises a FewsegError where a network of fixed classes has fewer than a data set.
 
     Args:
         network: of any method.
         n_classes: of the data set.
+        option: that says how many it has.
     """
     if getattr(network, "fixed_classes", False) and network.n_classes < n_classes:
         expected = f"at least {n_classes}, the classes of the data set"
-        raise FewsegError("--model.n_classes", network.n_classes, expected, f"set it to {n_classes}")
+        raise FewsegError(option, network.n_classes, expected, f"set it to {n_classes}")
+
+
+def check_trains(network: Any, data: Any, name: str, option: str) -> None:
+    """Raises a FewsegError where a network cannot learn from the training episodes of a data module.
+
+    Args:
+        network: of any method.
+        data: the data module.
+        name: of the method, for the message.
+        option: what stands before the names of the data module's options.
+    """
+    finds = getattr(network, "output", "masks") == "instances"
+    if finds and data.train_masks != "class":
+        expected = f"class for {name}, which learns instances"
+        raise FewsegError(f"{option}train_masks", data.train_masks, expected, "leave it out")
+    blind = getattr(network, "uses_support", False) and not network.uses_clicks and network.episodic
+    if blind and data.train_episodes == "instance" and data.train_shot == 0:
+        expected = f"1 or more for {name}, which learns from references"
+        raise FewsegError(f"{option}train_shot", 0, expected, "raise it")
 
 
 @torch.inference_mode()
-def search(network: Any, batch: EpisodeBatch, random_boxes: str = "none") -> Found:
+def search(network: Any, batch: EpisodeBatch, random_boxes: str = "none", threshold: float = 0.0) -> Found:
     """Runs the verbs of a network that finds instances, each timed apart.
 
     Args:
         network: that has ``detect``.
-        batch: with the annotated instances of its queries, where random boxes are asked for.
-        random_boxes: ``none``, or what ``random_instances`` makes of the answer.
+        batch: with the annotated instances of its queries on the CPU, where random boxes are asked for.
+        random_boxes: what is returned instead: ``truth`` shifts the objects asked for and asks no network;
+            ``detections`` shifts what was found; ``none``.
+        threshold: detections that score no more are left out.
     """
+    if random_boxes == "truth":
+        return Found(shifted_truth(batch), None, None)
     device = batch.support_annotations.device
     start = now(device)
     supports, queries = network.encode_support(batch.support_images), network.encode_query(batch.query_images)
     encoded = now(device)
     guidance = network.guide(supports, batch.support_annotations)
     guided = now(device)
-    instances = network.detect(queries, guidance, batch.frames)
+    instances = network.detect(queries, guidance, batch.frames, threshold)
     n = len(batch)
     seconds = Seconds((encoded - start) / n, (guided - encoded) / n, (now(device) - guided) / n)
     if network.fixed_classes:
         labels = [spec.class_id for spec in batch.specs]
-        instances = tuple(_only(one, one.labels == c) for one, c in zip(instances, labels, strict=True))
-    instances = tuple(_only(one, slice(MOST)).to("cpu") for one in instances)
-    if random_boxes != "none":
-        instances = random_instances(batch, instances, random_boxes)
+        instances = tuple(one.where(one.labels == c) for one, c in zip(instances, labels, strict=True))
+    instances = tuple(one.where(slice(MOST)).to("cpu") for one in instances)
+    if random_boxes == "detections":
+        instances = shifted_detections(batch, instances)
     return Found(instances, seconds, network.represent(guidance))
 
 
-def random_instances(batch: EpisodeBatch, found: Sequence[Instances], source: str) -> tuple[Instances, ...]:
-    """Random boxes in place of what was found: the random baselines of Siamese Mask R-CNN.
+def shifted_truth(batch: EpisodeBatch) -> tuple[Instances, ...]:
+    """The random boxes of the paper: objects asked for at random places, with random scores; the best 100 of them.
 
     Args:
         batch: with the annotated instances of its queries.
-        found: of each episode.
-        source: ``truth`` shifts the objects asked for and draws their scores (paper); ``detections`` shifts what was
-            found and permutes its scores (code).
     """
     assert batch.instances is not None
-    shifted = []
-    for spec, truth, detected in zip(batch.specs, batch.instances, found, strict=True):
-        given = detected
-        if source == "truth":
-            assert truth.crowd is not None
-            given = _only(truth.to("cpu"), ((truth.labels == spec.class_id) & ~truth.crowd).cpu())
-        boxes, masks = _corner_and_size(given.boxes), given.masks.numpy()
-        if source == "truth":
-            boxes, masks, scores = random_truth(boxes, masks, spec.seed)
-        else:
-            assert detected.scores is not None
-            boxes, masks, scores = random_detections(boxes, masks, detected.scores.numpy(), spec.seed)
-        order = np.argsort(-scores, kind="stable")
-        moved = torch.from_numpy(boxes[order])
-        moved[:, 2:] += moved[:, :2]
-        labels = torch.ones(len(order), dtype=torch.int64)
-        shifted.append(Instances(moved, torch.from_numpy(masks[order]), labels, torch.from_numpy(scores[order])))
-    return tuple(shifted)
+    moved = []
+    for spec, truth in zip(batch.specs, batch.instances, strict=True):
+        assert truth.crowd is not None
+        asked = truth.where((truth.labels == spec.class_id) & ~truth.crowd)
+        moved.append(_ranked(*random_truth(_corner_and_size(asked.boxes), asked.masks.numpy(), spec.seed)))
+    return tuple(moved)
+
+
+def shifted_detections(batch: EpisodeBatch, found: Sequence[Instances]) -> tuple[Instances, ...]:
+    """The random boxes of the original code: detections at random places, with each other's scores.
+
+    Args:
+        batch: whose seeds are used.
+        found: of each episode, with scores.
+    """
+    moved = []
+    for spec, own in zip(batch.specs, found, strict=True):
+        assert own.scores is not None
+        boxes, masks, scores = _corner_and_size(own.boxes), own.masks.numpy(), own.scores.numpy()
+        moved.append(_ranked(*random_detections(boxes, masks, scores, spec.seed)))
+    return tuple(moved)
+
+
+def _ranked(boxes: np.ndarray[Any, Any], masks: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]) -> Instances:
+    """Detections from boxes as x, y, width and height: highest score first, no more than COCO's evaluator looks at."""
+    order = np.argsort(-scores, kind="stable")[:MOST]
+    labels = torch.ones(len(order), dtype=torch.int64)
+    return Instances(_corners(boxes[order]), torch.from_numpy(masks[order]), labels, torch.from_numpy(scores[order]))
 
 
 def detected(instances: Instances) -> Detected:
@@ -381,16 +417,42 @@ def detected(instances: Instances) -> Detected:
     return Detected(_corner_and_size(instances.boxes), encode(instances.masks.numpy()), scores)
 
 
-def instance_rows(
+def union_rows(
     batch: EpisodeBatch,
-    found: Sequence[Instances],
+    found: Sequence[Detected],
     part: EvaluationPart,
     indices: Iterable[int],
     seconds: Seconds | None = None,
 ) -> list[Row]:
-    """One row for each episode, the counts of the union of its detections, and one for each detection.
+    """One row for each episode: the counts of the union of its detections, and the objects that its query shows.
 
-    A detection belongs to the union where its score exceeds the protocol's threshold.
+    A detection belongs to the union where its score exceeds the protocol's threshold. Arguments are those of
+    ``instance_rows``.
+    """
+    assert batch.instances is not None
+    scored = []
+    for index, spec, target, truth, own in zip(
+        indices, batch.specs, batch.targets, batch.instances, found, strict=True
+    ):
+        assert target is not None
+        assert truth.crowd is not None
+        sure = [mask for mask, score in zip(own.masks, own.scores, strict=True) if score > part.threshold]
+        known = target.cpu().numpy()
+        (counted,) = counts([union(sure, known.shape)], known, part.void)
+        classes, numbers = np.unique(truth.labels[~truth.crowd].numpy(), return_counts=True)
+        shown = " ".join(f"{c}:{n}" for c, n in zip(classes.tolist(), numbers.tolist(), strict=True))
+        scored.append(_row_of(index, spec, counted, seconds)._replace(truth=shown))
+    return scored
+
+
+def instance_rows(
+    batch: EpisodeBatch,
+    found: Sequence[Detected],
+    part: EvaluationPart,
+    indices: Iterable[int],
+    seconds: Seconds | None = None,
+) -> list[Row]:
+    """The row of each episode, as from ``union_rows``, and after it one for each of its detections.
 
     Args:
         batch: with targets and all annotated instances of its queries.
@@ -401,22 +463,16 @@ def instance_rows(
     """
     assert batch.instances is not None
     scored = []
-    for index, spec, target, truth, own in zip(
-        indices, batch.specs, batch.targets, batch.instances, found, strict=True
-    ):
+    unions = union_rows(batch, found, part, indices, seconds)
+    for whole, spec, target, truth, own in zip(unions, batch.specs, batch.targets, batch.instances, found, strict=True):
         assert target is not None
         assert truth.crowd is not None
-        assert own.scores is not None
-        masks, labels, crowd = own.masks.numpy(), truth.labels.cpu().numpy(), truth.crowd.cpu().numpy()
-        union = np.asarray(masks[own.scores.numpy() > part.threshold].any(0), np.uint8)
-        classes, counts = np.unique(labels[~crowd], return_counts=True)
-        shown = " ".join(f"{c}:{n}" for c, n in zip(classes.tolist(), counts.tolist(), strict=True))
-        scored.append(_row(index, spec, union, target, part, seconds)._replace(truth=shown))
-        annotated = Truth(_corner_and_size(truth.boxes), encode(truth.masks.cpu().numpy()), crowd, labels)
-        matches = match(detected(own), annotated, spec.class_id)
-        for rank, mask in enumerate(masks):
+        boxes, masks = _corner_and_size(truth.boxes), encode(truth.masks.numpy())
+        matches = match(own, Truth(boxes, masks, truth.crowd.numpy(), truth.labels.numpy()), spec.class_id)
+        scored.append(whole)
+        for rank, counted in enumerate(counts(own.masks, target.cpu().numpy(), part.void)):
             scored.append(
-                _row(index, spec, mask, target, part, None)._replace(
+                _row_of(whole.episode, spec, counted, None)._replace(
                     object_id=rank,
                     score=float(own.scores[rank]),
                     matched_boxes=int(matches.matched_boxes[rank]),
@@ -429,21 +485,15 @@ def instance_rows(
     return scored
 
 
-def _only(instances: Instances, kept: Tensor | slice) -> Instances:
-    scores, crowd = instances.scores, instances.crowd
-    return Instances(
-        instances.boxes[kept],
-        instances.masks[kept],
-        instances.labels[kept],
-        None if scores is None else scores[kept],
-        None if crowd is None else crowd[kept],
-    )
-
-
 def _corner_and_size(boxes: Tensor) -> np.ndarray[Any, Any]:
-    """Boxes (n, 4) as x, y, width and height."""
-    corners = boxes.double().cpu().numpy()
+    """Boxes (n, 4) as x, y, width and height, as COCO has them."""
+    corners = boxes.double().numpy()
     return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+
+
+def _corners(boxes: np.ndarray[Any, Any]) -> Tensor:
+    """Boxes (n, 4) as x, y, width and height by their corners."""
+    return torch.from_numpy(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1))
 
 
 def gather_parts(own: Item) -> list[Item]:

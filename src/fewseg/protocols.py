@@ -203,11 +203,12 @@ ONE_SHOT = Protocol(
     TrainingPart(heldout="background"),
     EvaluationPart(n_episodes=None, runs=5, search=Search("other", "novel")),
     "Siamese Mask R-CNN: in each test image all instances of each novel class that it shows are asked for, by crops of "
-    "objects in other images of the list; five runs with different references, figures are means over runs. Images "
+    "objects in other images of the list; five times with different references, figures are means over these. Images "
     "with novel objects train, these objects without annotation; the last 3000 images of train2017 do not train. "
     "Crowds are void: what is found in them does not count. Exact: splits, images, queries, and AP50 at original size. "
-    "Approximate: the references are ours, an image uniformly and then one of its objects; the score threshold, NMS "
-    "and the number of detections are options of the method.",
+    "Approximate: the paper says one evaluation run per split, the README of its code five, and five are taken here; "
+    "the references are ours, an image uniformly and then one of its objects; the score threshold, NMS and the number "
+    "of detections are options of the method.",
 )
 
 ONE_SHOT_BASE = Protocol(

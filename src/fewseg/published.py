@@ -153,8 +153,8 @@ _INSTANCES = (
     'figure; "+6" at 10 pixels'
 )
 _RUNS = (
-    "mean of five runs (README of the code); the code drops scores below 0.7, does not subtract the mean from "
-    "references at test time, and may crop them from the query"
+    "one evaluation run per split (section 5.2), mean of five runs (README of the code); the code drops scores below "
+    "0.7, does not subtract the mean from references at test time, and may crop them from the query"
 )
 _SHIFTED = (
     "annotated boxes and masks, shifted at random; the code shifts detections and permutes their scores, and which of "

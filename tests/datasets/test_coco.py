@@ -364,6 +364,7 @@ def test_a_reference_is_what_the_box_touches(tree, box, rows, columns):
     path.with_suffix(".png").replace(path)  # its content says what it is
     crop = coco(tree).reference("000000000030", 2)
     assert np.array_equal(crop, image[slice(*rows), slice(*columns)])
+    assert coco(tree).reference_pixels("000000000030", 2) == (slice(*rows), slice(*columns))
     assert crop.base is None  # the image is not kept for the sake of its crop
 
 

@@ -8,7 +8,7 @@ from fewseg.functional.draw import (
     OBJECTS,
     ORANGE,
     RED,
-    Outlines,
+    Shown,
     click_panel,
     draw_instances,
     film_strip,
@@ -147,7 +147,7 @@ def outlines(*found):
     for mask, (top, left, _) in zip(masks, found, strict=True):
         mask[top : top + 20, left : left + 20] = 1
     boxes = np.array([(left, top, left + 20, top + 20) for top, left, _ in found], float).reshape(-1, 4)
-    return Outlines(boxes, masks, np.array([score for *_, score in found]))
+    return Shown(boxes, masks, np.array([score for *_, score in found]))
 
 
 def tinted(colour):

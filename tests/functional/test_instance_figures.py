@@ -9,7 +9,14 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from fewseg.episode import Row
-from fewseg.functional.instance_figures import confusion, instance_figures, interval_of_ap50, resampled_ap50
+from fewseg.functional import instance_figures as module
+from fewseg.functional.instance_figures import (
+    confusion,
+    instance_figures,
+    interval_of_ap50,
+    plain_ap50,
+    resampled_ap50,
+)
 from fewseg.functional.matching import Detected, Truth, encode, match, result
 
 NAMES = ("cat", "dog", "hat")
@@ -124,9 +131,20 @@ def test_lists_are_scored_apart_and_averaged():
     assert figures["ap_boxes"] == pytest.approx(((AP_OF_ONE + 0.4) / 2 + 1.4 / 2) / 2)
     assert (figures["n_objects"], figures["n_repeats"]) == (6, 2)
     assert figures["detections_per_episode"] == pytest.approx(7 / 6)
-    assert {one["instances"]: one["n_queries"] for one in figures["clutter"]} == {"1": 1, "2": 1}
+    assert {one["instances"]: one["n_images"] for one in figures["clutter"]} == {"1": 1, "2": 1}
     low, high = figures["ap50_boxes_ci95"]
     assert low <= figures["ap50_boxes"] <= high
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+@pytest.mark.parametrize("classes", [(1, 2), (2,), (3,)])
+def test_ap50_alone_is_that_of_all_figures_and_draws_nothing(repeats, classes, monkeypatch):
+    rows = TWO_CLASSES if repeats == 1 else [*TWO_CLASSES, *repeated(TWO_CLASSES[:-1], 3)]
+    wanted = of(rows, classes, repeats)
+    monkeypatch.setattr(module, "_drawn", None)
+    alone = plain_ap50(pd.DataFrame(rows), classes, repeats)
+    assert alone == {name: wanted[name] for name in ("ap50_boxes", "ap50") if name in wanted}
+    assert bool(alone) == (classes != (3,))
 
 
 def test_clutter_is_the_number_of_all_objects():
@@ -138,7 +156,7 @@ def test_clutter_is_the_number_of_all_objects():
             rows.append(found(episode, query, 1, 1, 0.5, boxes=ALL, masks=ALL * (query != "b")))
     figures = of(rows)
     assert [one["instances"] for one in figures["clutter"]] == ["1", "2", "3", "4", "5-9", "10-19", "20+"]
-    assert [one["n_queries"] for one in figures["clutter"]] == [1, 1, 1, 1, 2, 2, 2]
+    assert [one["n_images"] for one in figures["clutter"]] == [1, 1, 1, 1, 2, 2, 2]
     half = 51 / 101
     assert [one["ap50_boxes"] for one in figures["clutter"]] == pytest.approx([1, 1, 0, 1, half, half, half])
     assert [one["ap50"] for one in figures["clutter"]] == pytest.approx([1, 0, 0, 1, half, half, half])

@@ -6,7 +6,8 @@ import pytest
 from pycocotools.coco import COCO
 
 from fewseg.errors import FewsegError
-from fewseg.functional.matching import Detected, Matches, Truth, encode, match, result
+from fewseg.functional.iou import confusion_counts
+from fewseg.functional.matching import Detected, Matches, Truth, counts, encode, match, result, union
 
 HEIGHT, WIDTH = 40, 60
 
@@ -145,3 +146,27 @@ def test_results_are_read_by_coco():
     first, second = read.loadAnns(read.getAnnIds(imgIds=[42], catIds=[18]))
     assert (first["bbox"], first["score"], second["bbox"]) == ([1, 2, 3, 4], 0.75, [0.123, 0, 10, 10])
     assert (read.annToMask(first) == pycocotools.mask.decode(found.masks[0])).all()
+
+
+@pytest.mark.parametrize("void", ["ignore", "background", "foreground"])
+def test_pixels_of_codes_are_counted_as_those_of_masks(void):
+    random = np.random.RandomState(0)
+    target = random.choice(np.uint8([0, 1, 255]), (HEIGHT, WIDTH), p=(0.6, 0.3, 0.1))
+    masks = np.stack([random.rand(HEIGHT, WIDTH) < share for share in (0, 0.01, 0.5, 1)])
+    wanted = [confusion_counts(mask, target, void) for mask in masks]
+    assert counts(encode(masks), target, void) == wanted
+    empty = np.full_like(target, 255)
+    assert counts(encode(masks[2:3]), empty, void) == [confusion_counts(masks[2], empty, void)]
+    assert counts((), target, void) == []
+
+
+def test_a_mask_of_another_size_is_not_counted():
+    with pytest.raises(FewsegError, match=r"masks: got size \[2, 3\], expected the target's \(3, 2\)"):
+        counts(encode(np.ones((1, 2, 3))), np.zeros((3, 2), np.uint8), "ignore")
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 5])
+def test_the_union_of_codes_is_that_of_masks(n):
+    masks = np.random.RandomState(n).rand(n, HEIGHT, WIDTH) < 0.2
+    found = pycocotools.mask.decode(union(encode(masks), (HEIGHT, WIDTH)))
+    assert np.array_equal(found, masks.any(0))

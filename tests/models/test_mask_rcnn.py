@@ -10,6 +10,7 @@ import fewseg
 from fewseg.datamodules import FewShotDataModule
 from fewseg.datasets import ShapesCoco
 from fewseg.episode import Box, EpisodeBatch, EpisodeSpec, Features, Frame, Instances
+from fewseg.errors import FewsegError
 from fewseg.evaluation import search
 from fewseg.models import MaskRCNN, SiameseMaskRCNN
 from fewseg.models.mask_rcnn import MaskRCNNNetwork
@@ -126,6 +127,22 @@ def test_without_instances_the_parts_of_a_mask_are_of_the_class_of_the_episode()
     assert losses_of(network, episodes([3], masks=mask)) == pytest.approx(expected)
 
 
+def test_a_batch_whose_instances_all_vanished_trains():
+    network = build().train()
+    nothing = Instances(torch.zeros(0, 4), torch.zeros(0, *SIZE, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
+    losses = network.losses(episodes([1, 2], (nothing, nothing)))
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert losses["rpn_box"] == losses["box"] == losses["mask"] == 0
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize(("name", "value"), [("n_classes", 0), ("warmup_steps", -1), ("n_regions", 0)])
+def test_values_out_of_range_are_refused(name, value):
+    with pytest.raises(FewsegError, match=rf"^{name}: got {value}, expected .*; "):
+        MaskRCNN(**{name: value})
+
+
 def test_every_parameter_learns():
     network = build().train()
     torch.stack(list(network.losses(episodes([2], (objects((8, 8, 30, 30), labels=[2]),))).values())).sum().backward()
@@ -168,7 +185,7 @@ def test_a_batch_of_mixed_sizes_finds_what_its_episodes_find_alone(tmp_path):
 
 def test_save_and_load_and_segment_an_image(tmp_path):
     torch.manual_seed(0)
-    model = MaskRCNN(n_classes=4, width=8, n_proposals=10, score_threshold=0.0, head_norm="batch").eval()
+    model = MaskRCNN(n_classes=4, width=8, n_proposals=10, score_threshold=0.0, head_norm="both").eval()
     loaded = fewseg.load_model(model.save(tmp_path / "model"))
     assert loaded.hparams == model.hparams
     image = np.random.RandomState(0).randint(0, 256, (40, 56, 3), np.uint8)

@@ -13,6 +13,7 @@ import fewseg
 from fewseg.datamodules import FewShotDataModule
 from fewseg.datasets import ShapesCoco
 from fewseg.episode import Box, EpisodeBatch, EpisodeSpec, Features, Frame, Instances
+from fewseg.errors import FewsegError
 from fewseg.evaluation import search
 from fewseg.models import SiameseMaskRCNN
 from fewseg.models.siamese_mask_rcnn import Guidance, SiameseMaskRCNNNetwork
@@ -222,6 +223,15 @@ def test_the_segmentation_is_the_union_of_the_detections():
     torch.testing.assert_close(network.segment(features, guidance).softmax(1)[0, 1], best)
 
 
+def test_a_threshold_leaves_the_best_detections():
+    network = build()
+    guidance = network.guide(network.encode_support(references()), torch.ones(1, 1, 32, 24, dtype=torch.uint8))
+    features = network.encode_query(scenes())
+    (found,) = network.detect(features, guidance)
+    (best,) = network.detect(features, guidance, threshold=float(found.scores[1]))
+    assert_same([best], [found.where(slice(1))], 0)
+
+
 # Losses
 
 
@@ -280,6 +290,21 @@ def test_without_instances_the_parts_of_a_mask_are_the_objects():
     nothing = losses_of(network, episodes(masks=mask * 0))
     assert all(np.isfinite(list(nothing.values())))
     assert nothing["mask"] == nothing["box"] == 0
+
+
+@pytest.mark.parametrize("head_norm", ["none", "mask", "both"])
+def test_a_batch_whose_instances_all_vanished_trains(head_norm):
+    torch.manual_seed(0)
+    settings = Detection(8, 4.0, n_proposals=12, n_regions=8, head_norm=head_norm)
+    network = SiameseMaskRCNNNetwork(Encoder("tiny"), settings).train()
+    nothing = objects(labels=[])
+    losses = network.losses(episodes(nothing, nothing))
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert losses["rpn_classification"] > 0
+    assert losses["rpn_box"] == losses["box"] == losses["mask"] == 0
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+    assert all(b.isfinite().all() for b in network.buffers())
 
 
 def test_a_reference_learns_through_both_branches():
@@ -427,6 +452,12 @@ def test_the_rate_falls_to_a_tenth_for_the_last_quarter():
     assert rates == pytest.approx([3e-5, 1e-4])
 
 
+@pytest.mark.parametrize(("name", "value"), [("warmup_steps", -1), ("width", 0), ("nms", 1.5), ("head_norm", "batch")])
+def test_values_out_of_range_are_refused(name, value):
+    with pytest.raises(FewsegError, match=rf"^{name}: got {value}, expected "):
+        small(**{name: value})
+
+
 # Batches, files and sessions
 
 
@@ -454,7 +485,7 @@ def test_a_batch_of_mixed_sizes_finds_what_its_episodes_find_alone(tree, referen
 
 def test_save_and_load(tmp_path, tree):
     data = data_module(tree, n_shot=2)
-    model = small(score_threshold=0.0, n_detections=5, rectify=True, pooling="image", head_norm="batch").eval()
+    model = small(score_threshold=0.0, n_detections=5, rectify=True, pooling="image", head_norm="both").eval()
     stirred(model.network)
     batch = data.batch_of(specs_of(data, 2))
     loaded = fewseg.load_model(model.save(tmp_path / "model"))

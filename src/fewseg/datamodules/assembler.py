@@ -35,7 +35,17 @@ from fewseg.episode import (
 from fewseg.functional.clicks import ClickSampling, pad_clicks, sample_clicks
 from fewseg.functional.label_maps import annotation_map, draw_points, object_map, query_mask, sub_seed
 from fewseg.sampling import Protocol, search_dataset
-from fewseg.transforms import Augment, Augmentation, FitMode, channels_first, crop_around, fit, frame_of, move_points
+from fewseg.transforms import (
+    Augment,
+    Augmentation,
+    FitMode,
+    channels_first,
+    crop_around,
+    fit,
+    fit_reference,
+    frame_of,
+    move_points,
+)
 from fewseg.transforms import draw_points as draw_map
 
 Map = npt.NDArray[np.uint8]
@@ -125,12 +135,14 @@ class Assembler:
         train_clicks: ClickSampling = "uniform",
         reference_size: int = 192,
     ) -> None:
-        self.reference_size = (reference_size, reference_size)
+        self.reference_size = reference_size
         self.dataset, self.protocol, self.fold = dataset, protocol, fold
         self.size, self.resize, self.masks = size, resize, masks
         self.augment, self.leave = Augment(augmentation), Augment("none")
-        self.pair: Callable[[str], Any] = _Memory(dataset.pair, limit) if cache == "images" else dataset.pair
-        self.image: Callable[[str], Any] = _Memory(dataset.image, limit) if cache == "images" else dataset.image
+        # searches read images alone, all other episodes pairs; who trains on one and tests the other keeps both
+        share = limit // len({train_episodes == "instance", protocol.evaluation.search is not None})
+        self.pair: Callable[[str], Any] = _Memory(dataset.pair, share) if cache == "images" else dataset.pair
+        self.image: Callable[[str], Any] = _Memory(dataset.image, share) if cache == "images" else dataset.image
         self.label: Callable[[str], Map] = _Memory(dataset.label, limit) if cache == "features" else dataset.label
         self.objects: Callable[[str], Map] = (
             dataset.objects if cache == "none" else _Memory(dataset.objects, limit // 4)
@@ -214,9 +226,8 @@ class Assembler:
         dataset, part = search_dataset(self.dataset), self.protocol.training if training else self.protocol.evaluation
         supports, annotations = [], []
         for shot, (image_id, number) in enumerate(zip(spec.support_ids, spec.support_objects or (), strict=True)):
-            crop = dataset.reference(image_id, number)
-            all_over = np.full(crop.shape[:2], POSITIVE, np.uint8)
-            pixels, annotation, _ = fit(crop, all_over, self.reference_size)
+            crop = self.image(image_id)[dataset.reference_pixels(image_id, number)]
+            pixels, annotation = fit_reference(crop, self.reference_size)
             out = (self.augment if training else self.leave)(pixels, annotation, (), spec.seed + 7919 * (shot + 1))
             supports.append(out.image)
             annotations.append(np.asarray(out.label_map))
@@ -235,11 +246,12 @@ class Assembler:
             asked[asked == VOID] = part.void == "foreground"
         query, mask = self._place(spec.query_id, image, asked, None, spec.seed, training)
         if not training:
-            truth = instances_of(annotated, image.shape[:2])
+            truth = annotated_instances(annotated, image.shape[:2])
             target, frame = self._target(asked)
             return Sample(supports, annotations, query, mask, target, frame, spec, task="instance", instances=truth)
         trained = [one for one in annotated if self._base_numbers[one.class_id]]
-        placed = on_canvas(instances_of(trained, image.shape[:2]), frame, self.resize, self.augment.flipped(spec.seed))
+        whole = annotated_instances(trained, image.shape[:2])
+        placed = on_canvas(whole, frame, self.resize, self.augment.flipped(spec.seed))
         return Sample(supports, annotations, query, mask, None, frame, spec, task="instance", instances=placed)
 
     def robot_clicks(self, spec: EpisodeSpec) -> bool:
@@ -360,7 +372,7 @@ class Assembler:
         return resized, Frame(size, self.size, frame.box)
 
 
-def instances_of(annotated: Sequence[AnnotatedInstance], size: tuple[int, int]) -> Instances:
+def annotated_instances(annotated: Sequence[AnnotatedInstance], size: tuple[int, int]) -> Instances:
     """Annotated instances of an image of (H, W) = ``size`` as tensors; boxes are as annotated."""
     height, width = size
     boxes = torch.tensor([one.box for one in annotated], dtype=torch.float64).reshape(-1, 4)
@@ -375,7 +387,9 @@ def instances_of(annotated: Sequence[AnnotatedInstance], size: tuple[int, int]) 
 
 
 def on_canvas(instances: Instances, frame: Frame, resize: FitMode, flipped: bool) -> Instances:
-    """Instances of an image on the network's canvas; those that are less than a pixel wide or high there are left out.
+    """Instances of an image on the network's canvas.
+
+    Those that are less than a pixel wide or high there, or have no pixel left, are left out.
 
     Args:
         instances: in the pixels of the original image.
@@ -386,17 +400,16 @@ def on_canvas(instances: Instances, frame: Frame, resize: FitMode, flipped: bool
     height, width = frame.original
     scale = torch.tensor([frame.box.width / width, frame.box.height / height], dtype=torch.float64).repeat(2)
     corner = torch.tensor([frame.box.left, frame.box.top], dtype=torch.float64).repeat(2)
-    boxes = instances.boxes * scale + corner
-    kept = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1).nonzero()[:, 0]
-    boxes = boxes[kept].float()
-    fitted = [fit(None, mask.numpy(), frame.network, resize)[1] == POSITIVE for mask in instances.masks[kept]]
+    moved = dataclasses.replace(instances, boxes=instances.boxes * scale + corner)
+    wide = moved.where(((moved.boxes[:, 2:] - moved.boxes[:, :2]) >= 1).all(1))
+    fitted = [fit(None, mask.numpy(), frame.network, resize)[1] == POSITIVE for mask in wide.masks]
     masks = np.stack(fitted) if fitted else np.zeros((0, *frame.network), bool)
+    boxes = wide.boxes.float()
     if flipped:
         masks = masks[:, :, ::-1]
         boxes[:, [0, 2]] = frame.network[1] - boxes[:, [2, 0]]
-    assert instances.crowd is not None
     pixels = torch.from_numpy(np.ascontiguousarray(masks, np.uint8))
-    return Instances(boxes, pixels, instances.labels[kept], crowd=instances.crowd[kept])
+    return dataclasses.replace(wide, boxes=boxes, masks=pixels).where(pixels.bool().flatten(1).any(1))
 
 
 def _only_object(objects: Map, number: int) -> Map:
@@ -422,6 +435,7 @@ def collate(samples: Sequence[Sample], image_size: tuple[int, int]) -> EpisodeBa
     """One batch; supports have the size of the canvas or that of references, queries that or, for a robot, their own.
 
     All pixels lie in one block, supports before queries and images before maps: every part costs a handle to send.
+    Instances, whose number and size differ, travel beside the block.
     """
     n, shots = len(samples), len(samples[0].supports)
     found: list[Any] = [sample.instances for sample in samples]

@@ -29,7 +29,7 @@ from fewseg.datamodules.feature_cache import build
 from fewseg.datasets.base import FewShotDataset
 from fewseg.episode import POSITIVE, UNKNOWN, EpisodeBatch, EpisodeSpec, VideoEpisode
 from fewseg.errors import FewsegError
-from fewseg.evaluation import check_classes, check_finds
+from fewseg.evaluation import check_classes, check_finds, check_trains
 from fewseg.functional.clicks import ClickSampling, append_error_clicks
 from fewseg.functional.label_maps import annotation_map, query_mask, sub_seed
 from fewseg.network import SegmentorNetwork
@@ -56,7 +56,7 @@ from fewseg.sampling import (
     video_dataset,
     video_pool,
 )
-from fewseg.transforms import Augmentation, FitMode
+from fewseg.transforms import Augmentation, FitMode, reference_side
 from fewseg.transforms import draw_points as draw_map
 from fewseg.video_session import check_follows
 
@@ -110,7 +110,8 @@ class FewShotDataModule(pl.LightningDataModule):
         reference_size: side of the square in pixels that crops of reference objects are fitted on; null = 3/16 of
             ``size``, as 192 is of 1024, but at least 32.
         random_boxes: what is scored instead of detections, for a baseline: ``truth`` shifts the objects asked for to
-            random places (paper), ``detections`` shifts the detections and permutes their scores (code).
+            random places (paper) and runs no network, ``detections`` shifts the detections and permutes their scores
+            (code). It concerns tests and predictions only.
         size: side of the network's square canvas in pixels.
         resize: of every image: ``letterbox`` keeps the aspect ratio, ``square`` does not; null = the protocol's:
             ``square`` where it stretches queries, else ``letterbox``.
@@ -224,7 +225,7 @@ class FewShotDataModule(pl.LightningDataModule):
         self.n_clicks = part.interaction.n_clicks if part.robot and part.interaction and not n_clicks else n_clicks
         self.refine, self.refine_from, self.zoom_in, self.flip = refine, refine_from, zoom_in, flip
         self.frame_size, self.budget_mb = frame_size or size, budget_mb
-        self.reference_size, self.random_boxes = reference_size or max(32, size * 3 // 16), random_boxes
+        self.reference_size, self.random_boxes = reference_size or reference_side(size), random_boxes
         limit = CACHE_BYTES // max(1, num_workers)
         self.assembler = Assembler(
             dataset,
@@ -252,10 +253,14 @@ class FewShotDataModule(pl.LightningDataModule):
         return self.protocol.evaluation
 
     def setup(self, stage: str) -> None:
-        """Checks the point of refinement, and builds the feature cache with the encoder of the module about to run."""
+        """Checks what only a network says, and builds the feature cache with the encoder of the module about to run."""
         tests = stage in ("test", "predict")
         if self.trainer is not None:
-            check_classes(getattr(self.trainer.lightning_module, "network", None), len(self.dataset.class_names))
+            running = self.trainer.lightning_module
+            learner = getattr(running, "network", None)
+            check_classes(learner, len(self.dataset.class_names), "--model.n_classes")
+            if stage == "fit":
+                check_trains(learner, self, type(running).__name__, "--data.")
         if self.refine is not None and tests and self.trainer is not None:
             module: Any = self.trainer.lightning_module
             check_point(module.network, self.refine, "--data.refine", type(module).__name__)
@@ -321,6 +326,15 @@ class FewShotDataModule(pl.LightningDataModule):
         objects = object_pool(self.dataset, pool, self.training_part.min_area)
         own_image = self.train_episodes in ("crops", "warps")
         return ObjectSampler(objects, self.train_shot, self.train_points, self.seed, own_image)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Instances go along in training only: what is found is compared with them on the CPU, at original size."""
+        training = self.trainer is not None and self.trainer.training
+        if training or not isinstance(batch, EpisodeBatch) or batch.instances is None:
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        rest = dataclasses.replace(batch, instances=None)
+        moved = super().transfer_batch_to_device(rest, device, dataloader_idx)
+        return dataclasses.replace(moved, instances=batch.instances)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Where asked for, training clicks that correct the network as it is: rounds of predicting and clicking.

@@ -375,14 +375,22 @@ class Coco20i(FileDataset):
         return {class_id: tuple(found) for class_id, found in sorted(numbers.items())}
 
     def reference(self, image_id: str, number: int) -> Image:
-        """The image (h, w, 3) uint8 RGB cropped to the annotated box of an object: ``box_pixels``.
+        """The image (h, w, 3) uint8 RGB cropped to the annotated box of an object: ``reference_pixels``.
+
+        Raises:
+            FewsegError: there is no such object, or the image cannot be used.
+        """
+        return self.image(image_id)[self.reference_pixels(image_id, number)].copy()  # lets go of the image
+
+    def reference_pixels(self, image_id: str, number: int) -> tuple[slice, slice]:
+        """Rows and columns of the annotated box of an object: ``box_pixels``.
 
         Args:
             image_id: of the image.
             number: of the object, as ``present`` counts.
 
         Raises:
-            FewsegError: there is no such object, or the image cannot be used.
+            FewsegError: there is no such object.
         """
         found = self._find(image_id)
         objects = [each for each in found.annotations if not each.crowd]
@@ -394,7 +402,7 @@ class Coco20i(FileDataset):
             box = annotation.box or outline_box(annotation.outline, found.height, found.width)
         except BROKEN as error:
             raise self._not_drawn(image_id, error) from None
-        return self.image(image_id)[box_pixels(box, found.height, found.width)].copy()  # lets go of the image
+        return box_pixels(box, found.height, found.width)
 
     def result_ids(self, image_id: str, class_id: int) -> tuple[int, int]:
         """COCO's own ids of an image and a class, for results in COCO's format.

@@ -277,7 +277,7 @@ def _tagged(tile: Image, text: str, marked: bool) -> Image:
     return out
 
 
-class Outlines(NamedTuple):
+class Shown(NamedTuple):
     """Instances of one scene, as they are drawn.
 
     Args:
@@ -321,7 +321,7 @@ def numbered(masks: npt.NDArray[Any], places: Sequence[int] | npt.NDArray[np.int
 
 def draw_instances(
     scene: Image,
-    found: Outlines,
+    found: Shown,
     references: Sequence[Image] = (),
     threshold: float = 0.5,
     height: int = 240,
@@ -343,7 +343,7 @@ def draw_instances(
 
     >>> scene, mask = np.zeros((64, 64, 3), np.uint8), np.zeros((1, 64, 64), np.uint8)
     >>> mask[:, 8:40, 8:40] = 1
-    >>> sure, unsure = (Outlines(np.array([[8, 8, 40, 40]]), mask, np.array([score])) for score in (0.75, 0.25))
+    >>> sure, unsure = (Shown(np.array([[8, 8, 40, 40]]), mask, np.array([score])) for score in (0.75, 0.25))
     >>> [draw_instances(scene, found, height=64)[30, 30].tolist() for found in (sure, unsure)]
     [[114, 22, 85], [0, 0, 0]]
     """
@@ -359,8 +359,8 @@ def draw_instances(
 
 def instance_panel(
     query: Image,
-    found: Outlines,
-    truth: Outlines,
+    found: Shown,
+    truth: Shown,
     references: Sequence[Image] = (),
     threshold: float = 0.5,
     height: int = 240,
@@ -378,7 +378,7 @@ def instance_panel(
     Returns:
         (height, w, 3) uint8 RGB.
 
-    >>> nothing = Outlines(np.zeros((0, 4)), np.zeros((0, 30, 40)), np.zeros(0))
+    >>> nothing = Shown(np.zeros((0, 4)), np.zeros((0, 30, 40)), np.zeros(0))
     >>> instance_panel(np.zeros((30, 40, 3), np.uint8), nothing, nothing._replace(scores=None), height=60).shape
     (60, 164, 3)
     """

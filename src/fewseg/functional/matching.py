@@ -17,7 +17,9 @@ import pycocotools.mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from fewseg.episode import VOID
 from fewseg.errors import FewsegError
+from fewseg.functional.iou import Void
 
 MOST = 100  # detections of an image and class that COCO's evaluator looks at
 IOUS = np.linspace(0.5, 0.95, 10)  # as COCO's evaluator makes them: np.arange is off in the last digit
@@ -84,6 +86,48 @@ def encode(masks: npt.ArrayLike) -> tuple[Runs, ...]:
     ({'size': [2, 2], 'counts': b'13'},)
     """
     return tuple(pycocotools.mask.encode(np.asfortranarray(mask)) for mask in np.asarray(masks) != 0)
+
+
+def counts(masks: Sequence[Runs], target: npt.NDArray[np.uint8], void: Void) -> list[tuple[int, int, int, int]]:
+    """Pixels (tp, fp, fn, tn) of each mask, as ``iou.confusion_counts`` counts them, without decoding any.
+
+    Args:
+        masks: run-length codes, as from ``encode``.
+        target: (H, W) uint8: 0, 1, 255 = void.
+        void: what void pixels are: left out, background or foreground.
+
+    Raises:
+        FewsegError: a mask is not of the target's size.
+
+    >>> counts(encode([[[1, 1, 1, 0]]]), np.array([[1, 0, 255, 1]], np.uint8), "ignore")
+    [(1, 1, 1, 0)]
+    """
+    for mask in masks:
+        if tuple(mask["size"]) != target.shape:
+            raise FewsegError("masks", f"size {mask['size']}", f"the target's {target.shape}", "bring it to that size")
+    positive, negative, is_void = target == 1, target == 0, target == VOID
+    if void != "ignore":
+        positive, negative = (positive | is_void, negative) if void == "foreground" else (positive, negative | is_void)
+    positives, negatives = encode([positive, negative])
+    n_positive, n_negative = (int(pycocotools.mask.area(each)) for each in (positives, negatives))
+    found = []
+    for mask in masks:
+        shared = [pycocotools.mask.merge([mask, each], intersect=True) for each in (positives, negatives)]
+        tp, fp = (int(pycocotools.mask.area(each)) for each in shared)
+        found.append((tp, fp, n_positive - tp, n_negative - fp))
+    return found
+
+
+def union(masks: Sequence[Runs], size: tuple[int, int]) -> Runs:
+    """The pixels of any mask; none of an image of (H, W) = ``size`` without masks.
+
+    >>> union(encode([[[0, 1], [0, 0]], [[0, 1], [0, 1]]]), (2, 2)) == encode([[[0, 1], [0, 1]]])[0]
+    True
+    """
+    if not masks:
+        return encode(np.zeros((1, *size)))[0]
+    merged: Runs = pycocotools.mask.merge(list(masks))
+    return merged
 
 
 def match(detected: Detected, truth: Truth, class_id: int) -> Matches:

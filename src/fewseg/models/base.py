@@ -22,7 +22,7 @@ from fewseg import evaluation
 from fewseg.episode import EpisodeBatch, Instances, Row, VideoEpisode
 from fewseg.errors import FewsegError
 from fewseg.functional.draw import shown_frames
-from fewseg.functional.instance_figures import instance_figures
+from fewseg.functional.instance_figures import plain_ap50
 from fewseg.functional.iou import fb_iou, mean_iou, positive_iou
 from fewseg.functional.matching import result
 from fewseg.functional.run_figures import final_rows, scores_of_objects, video_accuracy
@@ -121,7 +121,10 @@ class FewShotSegmentor(pl.LightningModule):
             self.network.encoder.train(self.global_step >= self.warmup_steps)
 
     def on_after_backward(self) -> None:
-        """During the warm-up the encoder gets no gradient: no optimiser touches it, under any strategy."""
+        """During the warm-up the encoder gets no gradient, so that no optimiser touches it.
+
+        Its parameters go on asking for one: DDP would wait for those that stop, or never reduce those that start.
+        """
         if self.global_step < self.warmup_steps:
             for parameter in self.network.encoder.parameters():
                 parameter.grad = None
@@ -144,8 +147,8 @@ class FewShotSegmentor(pl.LightningModule):
         assert self.val_iou is not None
         part, places = self._part(), range(len(batch))
         if part.search is not None and self.network.output == "instances":
-            rows = evaluation.instance_rows(batch, evaluation.search(self.network, batch).instances, part, places)
-            count_rows(self.val_iou, [row for row in rows if row.score is None])
+            found = evaluation.search(self.network, batch, threshold=part.threshold).instances
+            count_rows(self.val_iou, evaluation.union_rows(batch, list(map(evaluation.detected, found)), part, places))
             return
         logits = evaluation.predict(self.network, batch).logits
         count_rows(self.val_iou, evaluation.rows(batch, logits, part, places))
@@ -191,7 +194,7 @@ class FewShotSegmentor(pl.LightningModule):
             return
         if part.search is not None:
             if batch_idx == 0:
-                evaluation.search(self.network, batch)
+                self._search(batch)
             self._score_instances(batch, indices)
             return
         if batch_idx == 0:
@@ -205,10 +208,11 @@ class FewShotSegmentor(pl.LightningModule):
         """Appends the rows and the detections of a batch that asks for instances."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         found = self._search(batch)
-        self.rows += evaluation.instance_rows(batch, found.instances, self._part(), indices, found.seconds)
-        for place, spec, own in zip(indices, batch.specs, found.instances, strict=True):
+        encoded = list(map(evaluation.detected, found.instances))
+        self.rows += evaluation.instance_rows(batch, encoded, self._part(), indices, found.seconds)
+        for place, spec, own in zip(indices, batch.specs, encoded, strict=True):
             ids = search_dataset(data.dataset).result_ids(spec.query_id, spec.class_id)
-            self.detections.append((place, json.dumps(result(*ids, evaluation.detected(own)))))
+            self.detections.append((place, json.dumps(result(*ids, own))))
         if found.z is not None:
             self.guidance.update([spec.class_id for spec in batch.specs], found.z)
 
@@ -232,8 +236,7 @@ class FewShotSegmentor(pl.LightningModule):
         scores["positive_iou"] = positive_iou(tp, fp, fn)
         if frame["truth"].notna().any():
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            found = instance_figures(frame, data.dataset.class_names, data.scored_classes(), self._part().runs)
-            scores |= {name: found[name] for name in ("ap50_boxes", "ap50") if name in found}
+            scores |= plain_ap50(frame, data.scored_classes(), self._part().runs)
         self.log_dict({f"test/{k}": v for k, v in scores.items()}, batch_size=1, rank_zero_only=True)
 
     @property

@@ -12,8 +12,9 @@ from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
 from fewseg.episode import POSITIVE, Box, EpisodeBatch, Features, Frame, Instances
+from fewseg.errors import FewsegError
 from fewseg.functional.annotations import silence
-from fewseg.modules.detection import Detector, instances_of, union_logits
+from fewseg.modules.detection import Detector, restored, union_logits
 from fewseg.modules.encoders import Encoder
 from fewseg.network import SegmentorNetwork
 
@@ -30,7 +31,9 @@ class InstanceNetwork(SegmentorNetwork):
     exportable: ClassVar[bool] = False  # how many instances there are depends on the image
     detector: Detector
 
-    def detect(self, features: Features, guidance: Any, frames: Sequence[Frame] | None = None) -> tuple[Instances, ...]:
+    def detect(
+        self, features: Features, guidance: Any, frames: Sequence[Frame] | None = None, threshold: float = 0.0
+    ) -> tuple[Instances, ...]:
         """The instances of every image, highest score first.
 
         Args:
@@ -38,13 +41,14 @@ class InstanceNetwork(SegmentorNetwork):
             guidance: what ``guide`` returned.
             frames: how the scenes lie in the canvas; with them instances are in the pixels of the original images, else
                 in those of the canvas.
+            threshold: scores must be above it; masks of others are not drawn at all.
         """
         found = self.detector(self.match(features, guidance))
         whole = Frame(features.image_size, features.image_size, Box(0, 0, *features.image_size))
         places = frames if frames is not None else (whole,) * len(found)
         heard = self.asked(guidance, len(found))
         return tuple(
-            instances_of({key: value if one else value[:0] for key, value in found_in_image.items()}, frame)
+            restored({key: value if one else value[:0] for key, value in found_in_image.items()}, frame, threshold)
             for found_in_image, frame, one in zip(found, places, heard, strict=True)
         )
 
@@ -76,6 +80,15 @@ def _components(mask: Tensor, class_id: int) -> Instances:
     boxes = masks_to_boxes(masks)
     boxes[:, 2:] += 1  # to the far edge of the last pixel
     return Instances(boxes, masks, torch.full((n - 1,), class_id, device=mask.device))
+
+
+def check_warmup(steps: int) -> None:
+    """Raises a FewsegError where an encoder should wait for a negative number of steps.
+
+    >>> check_warmup(0)
+    """
+    if steps < 0:
+        raise FewsegError("warmup_steps", steps, "0 or more", "with 0 the encoder learns from the first step on")
 
 
 def detection_encoder(

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from fewseg.episode import EpisodeBatch, Features
+from fewseg.errors import FewsegError
 from fewseg.models.base import FewShotSegmentor, Optimizer, Schedule
-from fewseg.models.instance import InstanceNetwork, detection_encoder, targets_of
+from fewseg.models.instance import InstanceNetwork, check_warmup, detection_encoder, targets_of
 from fewseg.modules.detection import Detection, Detector, HeadNorm, Pyramid
 from fewseg.modules.encoders import Encoder
 
@@ -84,8 +85,9 @@ class MaskRCNN(FewShotSegmentor):
         n_regions: regions of an image in the loss.
         score_threshold: of detections.
         nms: IoU of non-maximum suppression.
-        n_detections: of an image.
-        head_norm: ``batch`` normalisation in the heads, or ``none``.
+        n_detections: of an image and all its classes; a test looks at the best 100 of an image and class, as COCO's
+            evaluator does.
+        head_norm: batch normalisation in the heads: ``none``, ``mask`` (in the mask head) or ``both``.
         rectify: ReLU in the pyramid.
         warmup_steps: before the encoder learns.
         lr: peak learning rate.
@@ -94,6 +96,9 @@ class MaskRCNN(FewShotSegmentor):
         optimizer: ``adamw``, or ``sgd`` with ``momentum``.
         momentum: of SGD.
         schedule: ``one_cycle``, ``step`` (a tenth of the rate for the last quarter of the steps) or ``constant``.
+
+    Raises:
+        FewsegError: a value out of range.
     """
 
     network: MaskRCNNNetwork
@@ -124,8 +129,11 @@ class MaskRCNN(FewShotSegmentor):
         schedule: Schedule = "one_cycle",
     ) -> None:
         self.save_hyperparameters()
-        backbone = detection_encoder(encoder, weights, taps, not freeze_encoder, norm)
+        if n_classes < 1:
+            raise FewsegError("n_classes", n_classes, "at least 1", "pass the number of the data set's classes")
+        check_warmup(warmup_steps)
         options = Detection(width, anchor_scale, n_proposals, n_regions, score_threshold, nms, n_detections, head_norm)
+        backbone = detection_encoder(encoder, weights, taps, not freeze_encoder, norm)
         super().__init__(
             MaskRCNNNetwork(backbone, n_classes, options, rectify),
             lr=lr,

@@ -7,9 +7,9 @@ One backbone encodes reference and scene into feature pyramids. ``guide`` pools 
 T per level; ``detect`` matches every cell P of the scene with it, ``W [P, |P - T|]``, and Mask R-CNN's heads do the
 rest with one class, "as the reference". The reference is encoded once and serves any number of scenes.
 
-Deviations: torchvision's region proposals, sampling and box losses (sums over the sampled regions, where the original
-averages over positive ones); anchors at known strides; the mask head has one map per label, of which the match's is
-used. ``pooling="annotated"`` averages over what is annotated, where the paper averages over the padding, too.
+Deviations: torchvision's region proposals, sampling and losses, except that the box loss of proposals is a mean over
+positive anchors as in the original; anchors at known strides; the mask head has one map per label, of which the match's
+is used. ``pooling="annotated"`` averages over what is annotated, where the paper averages over the padding, too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fewseg.episode import POSITIVE, EpisodeBatch, Features, Instances
 from fewseg.functional.annotations import annotated, weights_of
 from fewseg.functional.pooling import masked_mean
 from fewseg.models.base import FewShotSegmentor, Optimizer, Schedule
-from fewseg.models.instance import InstanceNetwork, detection_encoder, targets_of
+from fewseg.models.instance import InstanceNetwork, check_warmup, detection_encoder, targets_of
 from fewseg.modules.detection import Detection, Detector, HeadNorm, Pyramid
 from fewseg.modules.encoders import Encoder
 
@@ -127,14 +127,8 @@ class SiameseMaskRCNNNetwork(InstanceNetwork):
 
 def _of_class(instances: Instances, class_id: int) -> Instances:
     """The instances of one class, labelled 1; all others are background."""
-    own = instances.labels == class_id
-    return dataclasses.replace(
-        instances,
-        boxes=instances.boxes[own],
-        masks=instances.masks[own],
-        labels=torch.ones_like(instances.labels[own]),
-        crowd=None if instances.crowd is None else instances.crowd[own],
-    )
+    own = instances.where(instances.labels == class_id)
+    return dataclasses.replace(own, labels=torch.ones_like(own.labels))
 
 
 class SiameseMaskRCNN(FewShotSegmentor):
@@ -153,8 +147,8 @@ class SiameseMaskRCNN(FewShotSegmentor):
         n_regions: regions of an image in the loss.
         score_threshold: of detections; 0.7 in the code, which lowers AP.
         nms: IoU of non-maximum suppression; 0.5 in the code, 0.7 in the paper's appendix.
-        n_detections: of an image.
-        head_norm: ``batch`` normalisation in the heads [code], or ``none``.
+        n_detections: of an image; a test looks at the best 100 of an image and class, as COCO's evaluator does.
+        head_norm: batch normalisation in the heads: ``none``, ``mask`` (in the mask head) [paper] or ``both`` [code].
         rectify: ReLU in the pyramid [code].
         pooling: of references: ``annotated`` or ``image`` [paper].
         raw_references: no mean subtraction of references at inference [code].
@@ -165,6 +159,9 @@ class SiameseMaskRCNN(FewShotSegmentor):
         optimizer: ``adamw``, or ``sgd`` with ``momentum``.
         momentum: of SGD.
         schedule: ``one_cycle``, ``step`` (a tenth of the rate for the last quarter of the steps) or ``constant``.
+
+    Raises:
+        FewsegError: a value out of range.
     """
 
     network: SiameseMaskRCNNNetwork
@@ -196,8 +193,9 @@ class SiameseMaskRCNN(FewShotSegmentor):
         schedule: Schedule = "one_cycle",
     ) -> None:
         self.save_hyperparameters()
-        backbone = detection_encoder(encoder, weights, taps, not freeze_encoder, norm)
+        check_warmup(warmup_steps)
         options = Detection(width, anchor_scale, n_proposals, n_regions, score_threshold, nms, n_detections, head_norm)
+        backbone = detection_encoder(encoder, weights, taps, not freeze_encoder, norm)
         super().__init__(
             SiameseMaskRCNNNetwork(backbone, options, rectify, pooling, raw_references),
             lr=lr,

@@ -130,7 +130,7 @@ def against_clutter(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[
         for line in shown:
             look, values = style[line.config], _clutter(line, name)
             own = [n for n in order if n in values]
-            images = _clutter(line, "n_queries")
+            images = _clutter(line, "n_images")
             figure.add_scatter(
                 name=html.escape(line.config),
                 legendgroup=html.escape(line.config),

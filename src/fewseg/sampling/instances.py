@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
+from itertools import accumulate, takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -168,13 +169,18 @@ def instance_list(
     of another image while there are enough images, and another object while there are enough objects; beyond that they
     repeat in the same order. Lists are nested in K and, within each run, in the number of episodes.
 
+    A shorter list keeps whole images, each with every class asked for that it shows. So its images and classes, handed
+    to a tool of COCO, are exactly the queries, but for classes that are not asked for because no other image shows
+    them.
+
     Args:
         dataset: with instances.
         part: which list, classes, references and runs.
         fold: which classes are novel.
         n_shot: K references.
-        n_episodes: length of the list over all runs, a multiple of their number; None = all. A list ends with the last
-            query. Which queries are kept is fixed by a SHA-256, the same ones in every run.
+        n_episodes: the most episodes of the list over all runs, a multiple of their number; None = all. Images are
+            taken in the order of a SHA-256, the same ones in every run, up to the first one that would make the list
+            longer. One image is taken in any case, even if it alone shows more classes.
 
     Returns:
         Specs whose ``support_ids`` and ``support_objects`` name the images and numbers of the references.
@@ -195,14 +201,18 @@ def held_out_list(
 ) -> tuple[EpisodeSpec, ...]:
     """Base classes in the images that neither train nor test, for model selection: one run, as ``instance_list``.
 
+    References are of other images than the query whatever the part says: protocols that differ in their tests alone
+    share a training, and so its best step.
+
     Raises:
         FewsegError: as ``instance_list``, or a data set that keeps no such images.
     """
-    images, search = search_dataset(dataset), _search(part)
+    images = search_dataset(dataset)
+    _search(part)
     if HELD_OUT not in images.splits:
         got, expected = f"{images.name}, which holds no image out", "images for model selection"
         raise FewsegError("--data.dataset", got, expected, _MORE_HELD_OUT)
-    part = dataclasses.replace(part, split=HELD_OUT, runs=1, search=Search(search.reference, "base"))
+    part = dataclasses.replace(part, split=HELD_OUT, runs=1, search=Search("other", "base"))
     return _episodes(images, part, asked_classes(images, part, fold), n_shot, n_episodes, _MORE_HELD_OUT)
 
 
@@ -251,9 +261,8 @@ def _episodes(
         where = f"{'two images' if other else 'an image'} of the list {part.split} of {dataset.name}"
         raise FewsegError("pool", f"no class asked for that {where} show{'' if other else 's'}", "at least one", remedy)
     if n_episodes is not None:
-        names = {f"{query} {c}": (query, c) for query, c in pairs}
-        first = set(order_by_hash(names, part.seed)[: n_episodes // part.runs])
-        pairs = [pair for name, pair in names.items() if name in first]
+        kept = _images_within(pairs, n_episodes // part.runs, part.seed)
+        pairs = [(query, c) for query, c in pairs if query in kept]
     runs: list[list[EpisodeSpec]] = [[] for _ in range(part.runs)]
     for query, c in pairs:
         candidates = [item for item in shown[c].items() if not (other and item[0] == query)]
@@ -262,6 +271,15 @@ def _episodes(
             references = _references(candidates, n_shot, random_state(*key))
             specs.append(_spec(query, c, references, sub_seed(*key, "episode")))
     return tuple(spec for specs in runs for spec in specs)
+
+
+def _images_within(pairs: Sequence[tuple[str, int]], most: int, seed: int) -> set[str]:
+    """The first images, in the order of their hash, that have at most so many of the pairs together; one at least."""
+    n_classes = Counter(query for query, _ in pairs)
+    order = order_by_hash(n_classes, seed)
+    totals = accumulate(n_classes[query] for query in order)
+    n_kept = sum(1 for _ in takewhile(lambda total: total <= most, totals))
+    return set(order[: max(n_kept, 1)])
 
 
 def _references(images: Sequence[tuple[str, tuple[int, ...]]], n_shot: int, rng: np.random.RandomState) -> list[Target]:
