@@ -334,7 +334,7 @@ class WritePredictions(_LastWord):
 
     def _write_instances(self, data: FewShotDataModule, spec: EpisodeSpec, instances: Instances) -> None:
         number, threshold = self.places[len(self.detections)], data.evaluation_part.threshold
-        found = _outlines(instances)
+        found = _shown(instances)
         assert found.scores is not None
         name = f"{number:05d}-{Path(spec.query_id).name}-class{spec.class_id}.png"
         _write_labels(self.folder / name, numbered(found.masks, np.flatnonzero(found.scores > threshold)))
@@ -453,10 +453,10 @@ def _search(
     (known,) = batch.instances
     assert known.crowd is not None
     asked = (known.labels == spec.class_id) & ~known.crowd
-    return _outlines(instances[0]), Shown(known.boxes[asked].numpy(), known.masks[asked].numpy())
+    return _shown(instances[0]), Shown(known.boxes[asked].numpy(), known.masks[asked].numpy())
 
 
-def _outlines(instances: Instances) -> Shown:
+def _shown(instances: Instances) -> Shown:
     scores = None if instances.scores is None else instances.scores.numpy()
     return Shown(instances.boxes.numpy(), instances.masks.numpy(), scores)
 
