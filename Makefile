@@ -72,8 +72,9 @@ benchmark-instance-splits: $(INSTALLED)  ## the same on all four splits: report 
 benchmark-instance-all: $(INSTALLED)  ## trained on all classes, from a reference or as a list: report in runs/instance-shapes-all
 	$(BIN)/fewseg benchmark experiments/benchmarks/instance-shapes-all.yaml --out runs/instance-shapes-all
 
-test: $(INSTALLED)  ## run the tests
-	$(BIN)/python -m pytest
+test: export OMP_NUM_THREADS := 1
+test: $(INSTALLED)  ## run the tests, a file at a time in each of two processes
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: lint types  ## lint and types
 
