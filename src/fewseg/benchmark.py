@@ -711,9 +711,7 @@ def _work(one: Training, runs: list[Run], out: Path, threads: int) -> None:
         points = row["n_points"] or "dense"
         line = f"{row['config']:<16} fold {row['fold']}  K {row['n_shot']}  P {points:<5}"
         if "n_videos" not in row:
-            line += f"  mIoU {row['miou']:.3f} [{low:.3f}, {high:.3f}]"
-            if "seconds_per_episode" in row:
-                line += f"  {1000 * row['seconds_per_episode']:.0f} ms"
+            line += f"  mIoU {row['miou']:.3f} [{low:.3f}, {high:.3f}]  {1000 * row['seconds_per_episode']:.0f} ms"
         _events.put(("line", line + results.in_words(row)))
 
 

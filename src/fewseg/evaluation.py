@@ -288,12 +288,12 @@ class Found(NamedTuple):
     Args:
         instances: per episode the detections of the class asked for, in pixels of the original query and on the CPU,
             highest score first; no more than COCO's evaluator looks at.
-        seconds: of each verb, per episode; None where no network ran.
+        seconds: of each verb, per episode; 0 where no network ran.
         z: (B, D) where the method has one.
     """
 
     instances: tuple[Instances, ...]
-    seconds: Seconds | None
+    seconds: Seconds
     z: Tensor | None
 
 
@@ -354,7 +354,7 @@ def search(network: Any, batch: EpisodeBatch, random_boxes: str = "none", thresh
         threshold: detections that score no more are left out.
     """
     if random_boxes == "truth":
-        return Found(shifted_truth(batch), None, None)
+        return Found(shifted_truth(batch), Seconds(0.0, 0.0, 0.0), None)
     device = batch.support_annotations.device
     start = now(device)
     supports, queries = network.encode_support(batch.support_images), network.encode_query(batch.query_images)
