@@ -245,7 +245,7 @@ def _episodes(
     if n_shot < 1:
         raise FewsegError("n_shot", n_shot, "1 or more, the references of a class", "ask for at least one reference")
     if n_episodes is not None and n_episodes % part.runs:
-        expected = f"a multiple of {part.runs}, for that many runs ask for the same queries"
+        expected = f"a multiple of {part.runs}, for that many lists of references ask for the same queries"
         upwards = -(-n_episodes // part.runs) * part.runs
         raise FewsegError("n_episodes", n_episodes, expected, f"ask for {upwards}")
     other = _search(part).reference == "other"
