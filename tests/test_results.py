@@ -313,8 +313,8 @@ def test_a_run_is_done_when_its_metrics_are_there(tmp_path):
 
 def test_metrics_are_written_last(tmp_path, monkeypatch):
     order = []
-    monkeypatch.setattr(results, "write_text", lambda path, text: order.append(path.name))
-    monkeypatch.setattr(results, "write_rows", lambda path, rows: order.append(path.name))
+    monkeypatch.setattr(results.files, "write_text", lambda path, text: order.append(path.name))
+    monkeypatch.setattr(results.files, "write_rows", lambda path, rows: order.append(path.name))
     finish_run(tmp_path, {}, ROWS, {})
     assert order == ["config.yaml", "episodes.parquet", "metrics.json"]
 

@@ -11,11 +11,10 @@ from fewseg.episode import Row
 from fewseg.errors import FewsegError
 from fewseg.functional.boundary import boundary_counts
 from fewseg.functional.iou import confusion_counts
-from fewseg.functional.run_figures import score
+from fewseg.functional.run_figures import final_rows, score
 from fewseg.results import (
     compare,
     comparison_table,
-    final_rows,
     finish_run,
     in_words,
     leaderboard,

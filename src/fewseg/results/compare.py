@@ -1,0 +1,255 @@
+"""Paired differences between configurations, over the same episodes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fewseg.functional.instance_figures import interval_of_ap50
+from fewseg.functional.iou import percentile_interval
+from fewseg.functional.run_figures import final_rows
+from fewseg.results.files import GROUP, amount, read_plan, setting_order
+from fewseg.results.leaderboard import CLASS_BLIND, of_instances, of_videos
+from fewseg.results.resampling import (
+    SAME,
+    all_rows,
+    ap50_replicates,
+    average,
+    average_of,
+    j_replicates,
+    miou_replicates,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One configuration against the reference, in one setting.
+
+    Args:
+        dataset: the data set's name; ``task``, ``protocol``, ``config``, ``n_shot`` and ``n_points`` as in ``Line``.
+        reference: the configuration that it is compared with.
+        miou: mean over seeds and folds of what both have; None where they cannot be compared.
+        difference: ``miou`` minus that of the reference.
+        ci95: of ``difference``; every replicate resamples the same query images for both.
+        note: what is left out, or why there is no comparison or interval; empty where nothing is odd.
+        j_difference: mean J of videos minus that of the reference; None elsewhere.
+        j_ci95: of ``j_difference``; every replicate resamples the same videos for both.
+        ap50_boxes_difference: AP50 of boxes minus that of the reference, of instances; None elsewhere.
+        ap50_boxes_ci95: of ``ap50_boxes_difference``, made as ``ci95``.
+        ap50_difference: the same of masks.
+        ap50_ci95: of ``ap50_difference``.
+    """
+
+    dataset: str
+    task: str
+    protocol: str
+    config: str
+    n_shot: int
+    n_points: int | None
+    reference: str
+    miou: float | None
+    difference: float | None
+    ci95: tuple[float, float] | None
+    note: str
+    j_difference: float | None = None
+    j_ci95: tuple[float, float] | None = None
+    ap50_boxes_difference: float | None = None
+    ap50_boxes_ci95: tuple[float, float] | None = None
+    ap50_difference: float | None = None
+    ap50_ci95: tuple[float, float] | None = None
+
+    @property
+    def main(self) -> tuple[str, float | None, tuple[float, float] | None, str]:
+        """What is compared first: its name, its difference, ``ci95`` and ``seen``.
+
+        J of videos, AP50 of boxes where instances were asked for, mIoU elsewhere.
+        """
+        if of_videos([self]):
+            return "mean J", self.j_difference, self.j_ci95, self.j_seen
+        if of_instances([self]):
+            return "AP50 of boxes", self.ap50_boxes_difference, self.ap50_boxes_ci95, self.ap50_boxes_seen
+        return "mIoU", self.difference, self.ci95, self.seen
+
+    @property
+    def seen(self) -> str:
+        """``above`` or ``below`` where the interval leaves out 0, else ``not separated``; empty without interval."""
+        return _seen(self.ci95)
+
+    @property
+    def j_seen(self) -> str:
+        """The same of J."""
+        return _seen(self.j_ci95)
+
+    @property
+    def ap50_boxes_seen(self) -> str:
+        """The same of AP50 of boxes."""
+        return _seen(self.ap50_boxes_ci95)
+
+    @property
+    def ap50_seen(self) -> str:
+        """The same of AP50 of masks."""
+        return _seen(self.ap50_ci95)
+
+
+def _seen(interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return ""
+    low, high = interval
+    return "above" if low > 0 else "below" if high < 0 else "not separated"
+
+
+def reference_of(out: Path) -> str | None:
+    """The configuration that the last benchmark in a folder asked to compare with; None where it did not."""
+    wanted = read_plan(out).get("compare")
+    return str(wanted["reference"]) if isinstance(wanted, dict) and wanted.get("reference") else None
+
+
+def comparisons(rows: Sequence[Mapping[str, Any]], out: Path | None, reference: str | None) -> list[Comparison]:
+    """``compare``, then every variant of a training against its plain evaluation where that is not the reference.
+
+    >>> run = dict(dataset="d", task="interactive", protocol="p", n_shot=1, n_points=None, fold=0, seed=0)
+    >>> run |= dict(training="b-f0-s0-12345678", episode_list_sha256="a")
+    >>> runs = [run | dict(config=c, miou=v, run=c) for c, v in (("a", 0.5), ("b", 0.25), ("b+AJ", 0.375))]
+    >>> runs[0]["training"] = "a-f0-s0-12345678"
+    >>> [(one.config, one.reference, one.difference) for one in comparisons(runs, None, "a")]
+    [('b', 'a', -0.25), ('b+AJ', 'a', -0.125), ('b+AJ', 'b', 0.125)]
+    """
+    found = compare(rows, out, reference)
+    plain = {row["config"]: _TRAINING_ID.sub("", str(row.get("training", row["config"]))) for row in rows}
+    for name in dict.fromkeys(plain.values()):
+        if name != reference and name in plain:
+            found += compare([row for row in rows if plain[row["config"]] == name], out, name)
+    return found
+
+
+_TRAINING_ID = re.compile(r"-f\d+-s\d+-[0-9a-f]{8}$")  # behind the name that a benchmark gives to a method
+
+
+def compare(rows: Sequence[Mapping[str, Any]], out: Path | None, reference: str | None) -> list[Comparison]:
+    """Every other configuration against the reference, in every setting that the reference has.
+
+    Runs are paired by fold and seed, and only if both were scored on the same episode list. Where one side repeats the
+    evaluation of a training with several seeds, all of them are paired with the other side's one run of the fold.
+
+    Args:
+        rows: of ``summary.json``.
+        out: the benchmark's folder, for the intervals; without it there are none.
+        reference: name of a configuration; None compares nothing.
+
+    Returns:
+        in the order of the leaderboard; empty where the reference has no run.
+    """
+
+    def setting(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return (*(row[name] for name in ("dataset", "task", "protocol", "n_shot")), amount(row["n_points"]))
+
+    found = []
+    for _, group in itertools.groupby(sorted(rows, key=setting), setting):
+        by_config: dict[str, list[dict[str, Any]]] = {}
+        for row in group:
+            by_config.setdefault(row["config"], []).append(dict(row))
+        if reference in by_config:
+            found += _compare_setting(by_config, out, reference)
+    return sorted(found, key=lambda one: setting_order(dataclasses.asdict(one)))
+
+
+def _compare_setting(by_config: dict[str, list[dict[str, Any]]], out: Path | None, reference: str) -> list[Comparison]:
+    pairs = {c: _pairs(runs, by_config[reference]) for c, runs in by_config.items() if c != reference}
+    # one bootstrap for all configurations: it reads the reference's rows once
+    used = list(
+        {run["run"]: run for both, _ in pairs.values() for pair in both for run in pair if "run" in run}.values()
+    )
+    rows = all_rows(used, out)
+    ap50 = ap50_replicates(used, rows) if rows else None
+    frames = [final_rows(frame) for frame in rows] if rows else None
+    replicates = miou_replicates(used, frames) if frames else None
+    videos = j_replicates(used, frames) if frames else None
+    column = {run["run"]: i for i, run in enumerate(used)}
+    found = []
+    for config, (both, note) in pairs.items():
+        miou = difference = interval = j_difference = j_interval = None
+        instances: dict[str, Any] = {}
+        if both:
+            own, other = ([pair[side] for pair in both] for side in (0, 1))
+            miou, base = (average_of("miou", runs) for runs in (own, other))
+            difference = miou - base
+            if all("j_mean" in run for run in (*own, *other)):
+                j_difference = average_of("j_mean", own) - average_of("j_mean", other)
+            of_ap50 = [name for name in ("ap50_boxes", "ap50") if all(name in run for run in (*own, *other))]
+            for name in of_ap50:
+                instances[f"{name}_difference"] = average_of(name, own) - average_of(name, other)
+            if replicates is None:
+                lacking = "no interval (episodes.parquet is missing)"
+            else:
+                of_own, of_other = ([column[run["run"]] for run in runs] for runs in (own, other))
+                ious, points = replicates
+                scored = np.array([run["miou"] for run in (*own, *other)])
+                lacking = "" if of_ap50 and ap50 is not None else "no interval (rows give another mIoU)"
+                if np.abs(points[of_own + of_other] - scored).max() <= SAME:
+                    interval = percentile_interval(average(ious[:, of_own] - ious[:, of_other], own), difference)
+                    lacking = ""
+                if videos is not None and j_difference is not None:
+                    j_interval = percentile_interval(
+                        average(videos[:, of_own] - videos[:, of_other], own), j_difference
+                    )
+                if ap50 is not None:
+                    for kind, name in enumerate(of_ap50):
+                        drawn = average(ap50[:, of_own, kind] - ap50[:, of_other, kind], own)
+                        instances[f"{name}_ci95"] = interval_of_ap50(drawn, instances[f"{name}_difference"])
+            blind = CLASS_BLIND if any(run.get("class_blind") for run in own) else ""
+            note = "; ".join(filter(None, (note, lacking, blind)))
+        first = by_config[config][0]
+        place = {name: first[name] for name in GROUP}
+        found.append(
+            Comparison(
+                **place,
+                reference=reference,
+                miou=miou,
+                difference=difference,
+                ci95=interval,
+                note=note,
+                j_difference=j_difference,
+                j_ci95=j_interval,
+                **instances,
+            )
+        )
+    return found
+
+
+def _pairs(
+    runs: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]
+) -> tuple[list[tuple[dict[str, Any], dict[str, Any]]], str]:
+    """Runs of equal fold and seed, and what is odd about them; no pairs where a comparison would not be fair."""
+    own, other = ({(r["fold"], r["seed"]): r for r in side if "miou" in r} for side in (runs, others))
+    if any(len(kept) < sum("miou" in r for r in side) for kept, side in ((own, runs), (other, others))):
+        return [], "not compared (several runs of one fold and seed)"
+    own, other = _beside(own, other), _beside(other, own)
+    shared = sorted(own.keys() & other.keys())
+    if not shared:
+        return [], "not compared (no fold and seed in common)"
+    for at in shared:
+        lists = own[at].get("episode_list_sha256"), other[at].get("episode_list_sha256")
+        if None in lists or lists[0] != lists[1]:
+            return [], f"not compared (different episode lists in fold {at[0]})"
+    note = "" if own.keys() == other.keys() else f"only what both have (fold/seed {_listed(shared)})"
+    return [(own[at], other[at]) for at in shared], note
+
+
+def _beside(
+    single: dict[tuple[int, int], dict[str, Any]], repeated: dict[tuple[int, int], dict[str, Any]]
+) -> dict[tuple[int, int], dict[str, Any]]:
+    """One run a fold, set beside each of the other side's where these repeat the evaluation of one training."""
+    by_fold = {fold: run for (fold, _), run in single.items()}
+    trainings = {(fold, run.get("training")) for (fold, _), run in repeated.items()}
+    several = len(by_fold) == len(single) and len(trainings) == len({fold for fold, _ in repeated}) < len(repeated)
+    return {place: by_fold[place[0]] for place in repeated if place[0] in by_fold} if several else single
+
+
+def _listed(pairs: Sequence[tuple[int, int]]) -> str:
+    return ", ".join(f"{fold}/{seed}" for fold, seed in pairs)

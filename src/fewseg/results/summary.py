@@ -1,0 +1,78 @@
+"""``summary.json``, ``summary.csv`` and ``summary.md`` of a benchmark."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fewseg.errors import FewsegError
+from fewseg.results.compare import comparisons, reference_of
+from fewseg.results.files import collect, plain, write_json, write_text
+from fewseg.results.leaderboard import leaderboard
+from fewseg.results.tables import cells, compared_in_words, comparison_cells, explained, markdown, training_notes
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    flat = []
+    for row in rows:
+        line: dict[str, Any] = {
+            name: json.dumps(v, default=plain) if isinstance(v, dict) else v for name, v in row.items()
+        }
+        for name in ("ci95", "jf_ci95", "ap50_boxes_ci95", "ap50_ci95"):
+            if name in line:
+                line[f"{name}_low"], line[f"{name}_high"] = line.pop(name)
+        line |= {name: json.dumps(v) for name, v in line.items() if isinstance(v, list)}
+        flat.append(line)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for line in flat for name in line)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def summarise(out: Path, folds_expected: int | None = None) -> list[dict[str, Any]]:
+    """Writes ``summary.json``, ``summary.csv`` and ``summary.md`` from the done runs in ``out``, and returns them.
+
+    Where the benchmark names a reference, ``comparisons.json`` is written too, and ``summary.md`` shows them.
+
+    Args:
+        out: the benchmark's folder.
+        folds_expected: as in ``leaderboard``.
+
+    Raises:
+        FewsegError: ``out`` is no folder, or holds a foreign ``metrics.json`` or rows of another schema.
+    """
+    if not out.is_dir():
+        raise FewsegError("out", out, "the folder of a benchmark", "name the --out of a `fewseg benchmark`")
+    rows = collect(out)
+    write_json(out / "summary.json", rows)
+    write_text(out / "summary.csv", _csv(rows))
+    lines = leaderboard(rows, out, folds_expected)
+    trained = "".join(f"\n\nTraining: {note}." for note in training_notes(rows))
+    told = "\n\n".join(explained(lines))
+    body = f"{markdown(*cells(lines))}\n\n{told}{trained}" if lines else "No finished run."
+    reference = reference_of(out)
+    compared = comparisons(rows, out, reference)
+    if compared:
+        references = ", ".join(dict.fromkeys(one.reference for one in compared))
+        body += f"\n\n## Compared with {references}\n\n{markdown(*comparison_cells(compared))}"
+        body += f"\n\n{compared_in_words(compared)}"
+    if not compared:
+        (out / "comparisons.json").unlink(missing_ok=True)  # of an earlier version of the benchmark
+    else:
+        seen = ("seen", "j_seen", "ap50_boxes_seen", "ap50_seen")
+        write_json(
+            out / "comparisons.json",
+            [dataclasses.asdict(one) | {name: getattr(one, name) for name in seen} for one in compared],
+        )
+    write_text(out / "summary.md", f"# {_title(rows)}\n\n{body}\n")
+    return rows
+
+
+def _title(rows: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(dict.fromkeys(str(row["dataset"]) for row in rows)) or "Benchmark"
