@@ -166,9 +166,9 @@ def test_a_killed_benchmark_resumes_to_the_same_summary(grid, tmp_path):
 
 def test_one_folder_serves_one_benchmark_at_a_time(grid, tmp_path):
     with (
-        benchmark._locked(tmp_path),
+        benchmark.engine.locked(tmp_path),
         pytest.raises(FewsegError, match="no other benchmark"),
-        benchmark._locked(tmp_path),
+        benchmark.engine.locked(tmp_path),
     ):
         pass
 
@@ -337,9 +337,9 @@ def test_a_run_of_the_robot_can_be_scored_again_from_its_rows(grid, tmp_path):
     training = {"max_steps": 0, "batch_size": 2}
     plan = interactive(grid, methods=methods, tests=tests, folds=[1], n_episodes=2, training=training)
     (one,) = plan.trainings
-    benchmark.train(one, tmp_path, lambda steps: None)
+    benchmark.runner.train(one, tmp_path, lambda steps: None)
     for run in plan.runs:
-        row = benchmark.evaluate(run, tmp_path)
+        row = benchmark.runner.evaluate(run, tmp_path)
         frame = results.read_rows(tmp_path / run.id / "episodes.parquet")
         assert (row["task"], row["config"], row["fold"], row["n_folds"]) == ("interactive", run.config, 1, 4)
         assert (row["n_clicks"], len(row["iou_at"]), row["n_episodes"], row["n_shot"]) == (3, 3, 2, 0)
@@ -429,12 +429,12 @@ def test_wrong_comparisons_and_budgets_are_named(grid, change, message):
 def test_every_benchmark_names_methods_and_arguments_that_exist(path):
     """Also those whose data are not at hand, which cannot be planned here."""
     config = benchmark.self_contained(path)
-    assert set(config) <= benchmark.KEYS
+    assert set(config) <= benchmark.grid.KEYS
     assert config.get("compare") in (None, *config["methods"])
     for name, entry in config["methods"].items():
-        assert set(entry) <= benchmark.METHOD_KEYS
+        assert set(entry) <= benchmark.grid.METHOD_KEYS
         model = entry["config"]["model"]
         options = {**model["init_args"], **entry.get("model", {})}
-        for variant in benchmark._variants(path, name, entry):
+        for variant in benchmark.grid.variants_of(path, name, entry):
             check_arguments(class_named(model["class_path"]), {**options, **variant.model})
         fewseg.create_model(model["class_path"], **{**options, "weights": None})

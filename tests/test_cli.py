@@ -278,7 +278,7 @@ def test_experiments_of_benchmarks_plan(path, monkeypatch, tmp_path):
         dataset.name = name  # several data sets stay apart
         return dataset
 
-    monkeypatch.setattr(benchmark, "_dataset", generated)
+    monkeypatch.setattr(benchmark.grid, "dataset_of", generated)
     monkeypatch.setenv("FEWSEG_WEIGHTS", str(tmp_path))
     config = benchmark.self_contained(path)
     for weights in re.findall(r"\w+\.safetensors", yaml.safe_dump(config)):

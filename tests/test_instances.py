@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +19,7 @@ import torch
 import yaml
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from serial import SerialExecutor
 
 from fewseg import benchmark
 from fewseg.cli import main
@@ -219,33 +219,9 @@ def test_validation_asks_for_base_classes_in_images_that_neither_train_nor_test(
 # ------------------------------------------------------------------------------------------------------ a benchmark
 
 
-class InProcess:
-    """Stands in for the pool of workers, whose start would cost seconds."""
-
-    def __init__(self, workers, context, start, arguments):
-        self.events = arguments[2]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def submit(self, work, *arguments):
-        future = Future()
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(benchmark, "_events", self.events)
-            try:
-                future.set_result(work(*arguments))
-            except Exception as error:
-                future.set_exception(error)
-        return future
-
-
 def run(path, out):
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(benchmark.os, "cpu_count", lambda: 1)
-        patched.setattr(benchmark, "ProcessPoolExecutor", InProcess)
+        patched.setattr(benchmark.engine, "LocalExecutor", SerialExecutor)
         return main(["benchmark", str(path), "--out", str(out), "--workers", "1"])
 
 

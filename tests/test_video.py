@@ -386,7 +386,7 @@ def grid(tmp_path_factory):
 def run(path, out):
     """On one thread, like the tests themselves: sums are the same to the last bit."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(benchmark.os, "cpu_count", lambda: 1)
+        patched.setattr(benchmark.local.os, "cpu_count", lambda: 1)
         return main(["benchmark", str(path), "--out", str(out), "--workers", "1"])
 
 

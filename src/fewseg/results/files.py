@@ -53,6 +53,12 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(out: Path) -> None:
+    """Removes the temporary files of writers that were killed; nobody else may be writing into the folder."""
+    for path in out.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text, whole or not at all."""
     with atomic(path) as temporary:

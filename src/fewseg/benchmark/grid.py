@@ -1,44 +1,25 @@
-"""A grid of methods, folds, shots and points: planned without torch, resumed after a kill.
+"""From a benchmark file to the trainings and runs that it asks for; imports no torch.
 
 A *training* is one fit; a *run* is one evaluation of it. K, P, the evaluation part of the protocol and the options of
 test time (clicks, refinement, tuning) belong to the run, so one training serves every run that differs only in them, be
-it on another data set. ``metrics.json`` is written last: what has one is done.
+it on another data set.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
-import functools
 import hashlib
 import itertools
-import multiprocessing
-import os
-import platform
-import queue
 import re
-import shutil
-import subprocess
-import sys
-import threading
-import time
-import traceback
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from importlib import metadata
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import pandas as pd
 import yaml
-from tqdm import tqdm
 
-import fewseg
 from fewseg import datasets, results
 from fewseg.errors import FewsegError
 from fewseg.functional.files import find_weights
-from fewseg.functional.run_figures import score
 from fewseg.protocols import PROTOCOLS, Protocol
 from fewseg.sampling import check_search, frozen_list, video_dataset
 
@@ -178,8 +159,8 @@ def _known(path: Path, where: str, mapping: Mapping[str, Any], allowed: set[str]
             raise FewsegError(f"{path}: {where}{key}", "an unknown key", wanted, "correct the spelling or remove it")
 
 
-def _dataset(path: Path, data: Config) -> datasets.FewShotDataset:
-    """The data set of a data config, by class name."""
+def dataset_of(path: Path, data: Config) -> datasets.FewShotDataset:
+    """The data set of a data config, by class name; errors name the file at ``path``."""
     entry = data.get("dataset")
     entry = {"class_path": entry} if isinstance(entry, str) else entry or {}
     name = str(entry.get("class_path", "")).rpartition(".")[2]
@@ -240,8 +221,8 @@ def plan(path: Path) -> Plan:
     if not isinstance(config["methods"], dict):
         got = type(config["methods"]).__name__
         raise FewsegError(f"{path}: methods", got, "a mapping from names to model configs", "write name: file.yaml")
-    dataset = _dataset(path, shared.get("data", {}))
-    variants = {name: _variants(path, name, entry) for name, entry in config["methods"].items()}
+    dataset = dataset_of(path, shared.get("data", {}))
+    variants = {name: variants_of(path, name, entry) for name, entry in config["methods"].items()}
     configs = [variant.config for found in variants.values() for variant in found if not variant.again]
     reference = config.get("compare")
     if reference is not None and reference not in configs:
@@ -269,7 +250,7 @@ def plan(path: Path) -> Plan:
         data |= {"protocol": protocol.name, "fold": fold, "seed": seed}
         data |= {k: budget[k] for k in ("batch_size", "n_val_episodes") if k in budget}
         elsewhere = data["dataset"] != shared["data"]["dataset"]
-        source = _dataset(path, data) if elsewhere else dataset
+        source = dataset_of(path, data) if elsewhere else dataset
         trainer = {**shared.get("trainer", {}), **own.get("trainer", {}), "max_steps": budget["max_steps"]}
         if "precision" in budget:
             trainer["precision"] = budget["precision"]
@@ -302,7 +283,7 @@ def plan(path: Path) -> Plan:
         return Training(training_id, name, fold, seed, complete, validations, pretraining, note, dataset.n_folds)
 
     def pretrained_on(before: Config, fold: int) -> str:
-        name = _dataset(path, before["data"]).name if "dataset" in before.get("data", {}) else ""
+        name = dataset_of(path, before["data"]).name if "dataset" in before.get("data", {}) else ""
         classes = "the base classes of the fold" if protocol.training.classes == "base" else "all classes"
         return f"{classes} of {name}" if name else classes
 
@@ -320,7 +301,7 @@ def plan(path: Path) -> Plan:
                     raise FewsegError(f"{path}: pretraining.{key}", "nothing", "an entry", f"add {key}")
             budget = {"batch_size": training.get("batch_size", 8), **config["pretraining"]}
             data = budget.pop("data", {})
-            taught = _dataset(path, data) if "dataset" in data else dataset
+            taught = dataset_of(path, data) if "dataset" in data else dataset
             n_base = len(taught.base_classes(fold)) if protocol.training.classes == "base" else len(taught.class_names)
             entry = {"config": budget.pop("config"), "model": {"n_classes": n_base}, "data": data}
             first = make("pretraining", entry, fold, seed, budget, None)
@@ -361,7 +342,7 @@ class _Variant(NamedTuple):
     again: bool  # whether this is not the first of its repetitions
 
 
-def _variants(path: Path, name: str, entry: Any) -> list[_Variant]:
+def variants_of(path: Path, name: str, entry: Any) -> list[_Variant]:
     """The plain evaluation of a method, and what its ``variants`` add or say about it under the empty suffix."""
     written = entry.get("variants", {}) if isinstance(entry, dict) else {}
     if not isinstance(written, dict):
@@ -401,7 +382,7 @@ def _tests(
             raise FewsegError(f"{path}: tests[{number}]", entry, "a mapping", "write it as {data: file.yaml}")
         _known(path, f"tests[{number}].", entry, TEST_KEYS)
         options = _test_options(path, number, entry)
-        own = _dataset(path, options) if "dataset" in options else dataset
+        own = dataset_of(path, options) if "dataset" in options else dataset
         protocol = _protocol(f"{path}: tests[{number}].protocol", {**config, **entry})
         check_search(type(own), protocol)
         tested = _list(path, entry, "folds", folds)
@@ -494,387 +475,3 @@ def _content(key: str, value: Any) -> Any:
     if not path.is_file():
         raise FewsegError(key, value, "a folder that model.save() wrote", "check the path")
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def describe(grid: Plan, out: Path) -> str:
-    """What a benchmark would do, one line per training with its runs."""
-    lines = [f"{len(grid.pretrainings) + len(grid.trainings)} trainings, {len(grid.runs)} runs in {out}"]
-    for one in (*grid.pretrainings, *grid.trainings):
-        state = "done" if results.is_done(out / "trainings" / one.id) else "to do"
-        lines.append(f"  training {one.id}: {one.max_steps} steps, {state}")
-        for run in grid.runs:
-            if run.training is one:
-                lines.append(f"    run {run.id}: {'done' if results.is_done(out / run.id) else 'to do'}")
-    return "\n".join(lines)
-
-
-def execute(path: Path, out: Path, workers: int | None = None) -> int:
-    """Runs a benchmark to the end and writes its summary; what is done already is skipped.
-
-    Args:
-        path: the benchmark file.
-        out: its folder.
-        workers: processes at once; None = one per GPU, or one per core up to 2 without a GPU.
-
-    Returns:
-        The exit status: 0, or 1 where a run failed or no row came out.
-    """
-    grid = plan(path)
-    if workers is not None and workers < 1:
-        raise FewsegError("--workers", workers, "at least 1", "raise it")
-    todo = [r for r in grid.runs if not results.is_done(out / r.id)]
-    _check(todo, {p.id: p for p in grid.pretrainings})
-    with _locked(out):
-        results.write_text(out / "benchmark.yaml", yaml.safe_dump(self_contained(path), sort_keys=False))
-        reference = grid.config.get("compare")
-        about = {"n_folds": grid.n_folds, "runs": [run.id for run in grid.runs]}
-        results.write_json(out / "plan.json", {**about, "compare": reference and {"reference": reference}})
-        failures = _run_all(grid, out, workers or len(_gpus()) or min(2, os.cpu_count() or 1))
-        rows = results.summarise(out, grid.n_folds)
-        print(results.table(rows, out, grid.n_folds) if rows else "no run finished")
-        print(results.comparison_table(rows, out, reference))
-        for note in results.training_notes(rows):
-            print(f"training: {note}")
-    for name, reason in failures.items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
-    return 1 if failures or not rows else 0
-
-
-def _check(runs: Iterable[Run], pretrainings: Mapping[str, Training]) -> None:
-    """Finds what only the classes themselves know to be wrong, before anything is written."""
-    import pytorch_lightning as pl
-
-    from fewseg.datamodules import FewShotDataModule
-    from fewseg.evaluation import check_classes, check_finds, check_trains
-    from fewseg.models.create import build, check_arguments, class_named
-    from fewseg.refinement import check_point
-    from fewseg.video_session import check_follows
-
-    for run in {repr((r.training.name, r.model, {**r.data, "fold": 0})): r for r in runs}.values():
-        init = {**run.training.config["model"].get("init_args", {}), **run.model}
-        check_arguments(class_named(run.training.config["model"]["class_path"]), init)
-        check_arguments(FewShotDataModule, run.options)
-        data = FewShotDataModule(**{**run.options, "dataset": _dataset(Path("data"), run.options)})
-        scored = data.evaluation_part
-        if data.refine is not None or scored.video or scored.search:  # what a network offers only the network knows
-            blank = {key: None if key == "weights" else value for key, value in init.items()}
-            module: Any = build(run.training.config["model"]["class_path"], blank)
-            if scored.search:
-                check_finds(module.network, run.training.method, f"methods.{run.config}")
-                check_classes(module.network, len(data.dataset.class_names), f"methods.{run.config}: n_classes")
-            if scored.video:
-                check_follows(module.network, run.training.method, f"methods.{run.config}")
-            if data.refine is not None:
-                check_point(module.network, data.refine, f"methods.{run.config}: refine", run.training.method)
-    checked = set()  # names of methods: folds and seeds do not change a network
-    for one in {run.training.id: run.training for run in runs}.values():
-        for part in filter(None, (pretrainings.get(one.pretraining or ""), one)):
-            check_arguments(class_named(part.config["model"]["class_path"]), part.config["model"].get("init_args", {}))
-            check_arguments(FewShotDataModule, part.config["data"])
-            check_arguments(pl.Trainer, part.config["trainer"])
-            data = FewShotDataModule(**{**part.config["data"], "dataset": _dataset(Path("data"), part.config["data"])})
-            data.training_sampler()
-            unlike = data.train_episodes == "instance" or data.train_masks != "class"  # what not every network learns
-            if unlike and part.name not in checked:
-                checked.add(part.name)
-                init = {k: None if k == "weights" else v for k, v in part.config["model"].get("init_args", {}).items()}
-                learner = getattr(build(part.config["model"]["class_path"], init), "network", None)
-                check_trains(learner, data, part.method, f"methods.{part.name}: ")
-                check_classes(learner, len(data.dataset.class_names), f"methods.{part.name}: n_classes")
-
-
-class _locked:
-    """Holds a benchmark folder for one process; the lock goes with the process."""
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self.file: IO[str] | None = None
-
-    def __enter__(self) -> None:
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            self.file = (self.out / ".lock").open("w")
-        except OSError as error:
-            raise FewsegError(
-                "--out", self.out, "a folder that can be written", f"choose another ({error.strerror})"
-            ) from None
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise FewsegError(
-                "--out", self.out, "a folder that no other benchmark is using", "wait for it or choose another"
-            ) from None
-
-    def __exit__(self, *error: object) -> None:
-        if self.file:
-            self.file.close()
-
-
-def _gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES may name, without importing torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name.strip() for name in visible.split(",") if name.strip()]
-    return [str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
-
-
-_events: Any = None  # of this worker process
-
-
-def _start_worker(parent: int, free: Any, events: Any) -> None:
-    """In a new worker: a GPU of its own (in turn where workers are more), a way to report, an end with the parent."""
-    global _events
-    _events = events
-    gpu = free.get()
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """A killed benchmark takes its workers along: what goes on with its folder is the next benchmark."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
-
-
-def _run_all(grid: Plan, out: Path, workers: int) -> dict[str, str]:
-    """Two waves, because methods start from pre-trained encoders; returns the reasons of failures by training."""
-    by_training: dict[str, list[Run]] = {}
-    for run in grid.runs:
-        by_training.setdefault(run.training.id, []).append(run)
-    failures: dict[str, str] = {}
-    everything = (*grid.pretrainings, *grid.trainings)
-    n_steps = sum(one.max_steps for one in everything)
-    done = sum(one.max_steps for one in everything if results.is_done(out / "trainings" / one.id))
-    context = multiprocessing.get_context("spawn")
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    # Read by the workers when they start. glibc gives large blocks back after every use; keeping them saves a training
-    # step on a CPU up to a third of its time.
-    kept = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
-    for variable, value in {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **kept}.items():
-        os.environ.setdefault(variable, value)
-    free = context.Queue()
-    for _, gpu in zip(range(workers), itertools.cycle(_gpus() or [None]), strict=False):
-        free.put(gpu)
-    events: Any = context.Queue()
-    with (
-        ProcessPoolExecutor(workers, context, _start_worker, (os.getpid(), free, events)) as pool,
-        tqdm(total=n_steps, initial=done, unit="step", desc="training", dynamic_ncols=True, smoothing=0.02) as bar,
-    ):
-        for wave in (grid.pretrainings, grid.trainings):
-            waiting: dict[Future[None], Training] = {}
-            for one in wave:
-                if one.pretraining in failures:
-                    failures[one.id] = f"its pre-training {one.pretraining} failed"
-                    continue
-                pending = [run for run in by_training.get(one.id, []) if not results.is_done(out / run.id)]
-                if pending or not results.is_done(out / "trainings" / one.id):
-                    waiting[pool.submit(_work, one, pending, out, threads)] = one
-            while waiting:
-                _show(events, bar)
-                for future in [f for f in waiting if f.done()]:
-                    one = waiting.pop(future)
-                    error = future.exception()
-                    if error is not None:
-                        failures[one.id] = str(error) or type(error).__name__
-                        log = "".join(traceback.format_exception(error))
-                        results.write_text(out / "trainings" / one.id / "error.txt", log)
-                        bar.write(f"failed: {one.id}: {failures[one.id]}", file=sys.stdout)
-            _show(events, bar)
-    return failures
-
-
-def _show(events: Any, bar: Any) -> None:
-    """Moves the bar and prints finished runs until nothing has come for a fifth of a second."""
-    try:
-        while True:
-            kind, value = events.get(timeout=0.2)
-            if kind == "steps":
-                bar.update(value)
-            else:
-                bar.write(value, file=sys.stdout)
-                sys.stdout.flush()
-    except queue.Empty:
-        return
-
-
-def _work(one: Training, runs: list[Run], out: Path, threads: int) -> None:
-    """In a worker process: the training, if it is not done, then its runs."""
-    import torch
-
-    torch.set_num_threads(threads)
-    train(one, out, lambda steps: _events.put(("steps", steps)))
-    for run in runs:
-        row = evaluate(run, out)
-        low, high = row["ci95"]
-        points = row["n_points"] or "dense"
-        line = f"{row['config']:<16} fold {row['fold']}  K {row['n_shot']}  P {points:<5}"
-        if "n_videos" not in row:
-            line += f"  mIoU {row['miou']:.3f} [{low:.3f}, {high:.3f}]  {1000 * row['seconds_per_episode']:.0f} ms"
-        _events.put(("line", line + results.in_words(row)))
-
-
-def _build(one: Training, out: Path, run: Run | None = None) -> tuple[Any, Any, Callable[..., Any]]:
-    """Model, data module and a trainer factory from a training's config, or from what a run changes in it."""
-    import logging
-    import warnings
-
-    import pytorch_lightning as pl
-
-    from fewseg.datamodules import FewShotDataModule
-    from fewseg.models.create import build
-
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-    pl.seed_everything(one.seed * 1000 + one.fold, verbose=False)
-    init = {**one.config["model"].get("init_args", {}), **(run.model if run else {})}
-    if one.pretraining:
-        init["weights"] = str(out / "trainings" / one.pretraining / "checkpoint" / "model.safetensors")
-    module = build(one.config["model"]["class_path"], init)
-    data_config = run.options if run else one.config["data"]
-    dataset = _dataset(out, data_config)
-    try:
-        data = FewShotDataModule(**{**data_config, "dataset": dataset})
-    except TypeError as error:
-        raise FewsegError("data", error, "arguments of FewShotDataModule", "correct the spelling") from None
-
-    def trainer(**extra: Any) -> pl.Trainer:
-        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-        quiet |= {"enable_checkpointing": False, "use_distributed_sampler": False}
-        options = {"devices": 1, **one.config["trainer"], **quiet, **extra}
-        return pl.Trainer(**options)
-
-    return module, data, trainer
-
-
-def train(one: Training, out: Path, report: Callable[[int], None]) -> None:
-    """One fit, resumed from its last checkpoint where there is one."""
-    folder = out / "trainings" / one.id
-    if results.is_done(folder):
-        return
-    from fewseg.callbacks import Checkpoint, Curve, Progress
-    from fewseg.models.base import count_parameters
-
-    folder.mkdir(parents=True, exist_ok=True)
-    results.write_text(folder / "config.yaml", yaml.safe_dump(one.config, sort_keys=False))
-    module, data, make_trainer = _build(one, out)
-    validate = one.validations > 0 and data.validates
-    interval = max(1, one.max_steps // one.validations) if validate else None
-    curve = Curve(folder / "curve.csv")
-    keeper = Checkpoint(folder / "checkpoint", every=max(20, one.max_steps // 10), validate_every=interval)
-    trainer = make_trainer(
-        callbacks=[curve, keeper, Progress(report)],
-        num_sanity_val_steps=0,
-        check_val_every_n_epoch=None,
-        val_check_interval=interval and interval * one.config["trainer"].get("accumulate_grad_batches", 1),
-        limit_val_batches=1.0 if validate else 0,
-    )
-    device = trainer.strategy.root_device
-    if one.max_steps and any(p.requires_grad for p in module.parameters()):
-        last = keeper.last if keeper.last.is_file() else None
-        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
-    keeper.finish(module, one.max_steps)
-    total, trained = count_parameters(getattr(module, "network", module))
-    figures = {
-        "id": one.id,
-        "method": one.method,
-        "config": one.name,
-        "fold": one.fold,
-        "seed": one.seed,
-        "max_steps": one.max_steps,
-        "kept_step": keeper.best_step,
-        "n_parameters": total,
-        "n_trained_parameters": trained,
-        "seconds_train": round(curve.elapsed(), 2),
-        "device": device_name(device),
-        "versions": versions(),
-    }
-    results.write_json(folder / "metrics.json", figures)
-    keeper.last.unlink(missing_ok=True)  # not before: a kill in between would train from the start again
-
-
-def evaluate(run: Run, out: Path) -> Config:
-    """One evaluation of a finished training: rows, pictures and the summary row, which makes it done."""
-    from fewseg.callbacks import save_pictures, write_detections
-
-    one = run.training
-    module, data, make_trainer = _build(one, out, run)
-    module.load_weights(out / "trainings" / one.id / "checkpoint" / "model.safetensors")
-    started = time.perf_counter()
-    trainer = make_trainer()
-    trainer.test(module, datamodule=data, verbose=False)
-    folder = out / run.id
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    frame = pd.DataFrame(module.rows)
-    trained = results.read_metrics(out / "trainings" / one.id)
-    assert trained is not None
-    part = data.evaluation_part
-    figures = {
-        "method": one.method,
-        "config": run.config,
-        "dataset": data.dataset.name,
-        "task": part.task,
-        "protocol": data.protocol.name,
-        "fold": one.fold,
-        "n_shot": data.n_shot,
-        "n_points": data.n_points,
-        "seed": run.seed,
-        "training": one.id,
-        "run": run.id,
-        "pretraining": one.pretraining,
-        "episode_list_sha256": data.episode_list().sha256,
-        **score(frame, data.dataset.class_names, data.scored_classes(), part.runs, data.n_clicks),
-        **module.figures,
-        **{k: trained[k] for k in ("n_parameters", "n_trained_parameters", "seconds_train")},
-        "seconds_evaluation": round(time.perf_counter() - started, 2),
-        "eval_batch_size": data.eval_batch_size,
-        "n_folds": one.n_folds,
-        "max_steps": one.max_steps,
-        "training_note": one.note if trained["n_trained_parameters"] else _untrained(one),
-        "device": device_name(trainer.strategy.root_device),
-        "versions": versions(),
-    }
-    if run.pictures:
-        save_pictures(module, data, module.rows, folder / "pictures")
-    write_detections(folder, module.detections, part)
-    results.write_text(out / "episodes" / f"{figures['episode_list_sha256']}.jsonl", data.episode_list().text())
-    results.finish_run(folder, {**one.config, "run": {"data": run.data, "model": run.model}}, module.rows, figures)
-    return figures
-
-
-def _untrained(one: Training) -> str:
-    """The note of a method that learns nothing from episodes."""
-    return "no parameter learns from episodes" + ("; the pre-trained encoder is used" if one.pretraining else "")
-
-
-def device_name(device: Any) -> str:
-    """A torch device in words, with the threads that a CPU used."""
-    import torch
-
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """The code that produced a number, as it was when the process first asked."""
-    import numpy
-    import torch
-
-    own = fewseg.__version__
-    root = Path(__file__).resolve().parents[2]
-    if (root / ".git").exists():  # a checkout of this project, not another repository that happens to be around it
-        command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
-        with contextlib.suppress(OSError):
-            described = subprocess.run(command, capture_output=True, text=True, check=False)
-            own += f"+{described.stdout.strip()}"
-    return {
-        "fewseg": own,
-        "torch": torch.__version__,
-        "pytorch_lightning": metadata.version("pytorch-lightning"),
-        "numpy": numpy.__version__,
-        "python": platform.python_version(),
-    }

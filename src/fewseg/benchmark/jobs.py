@@ -1,0 +1,127 @@
+"""What a worker does, wherever it runs: one training, if it is not done, then its runs, each told as it ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+from fewseg import results
+from fewseg.benchmark.grid import Config, Run, Training
+
+
+class Runner(Protocol):
+    """Does the work of a benchmark. It travels to the workers, so it must be picklable and small."""
+
+    def check(self, runs: Sequence[Run], pretrainings: Mapping[str, Training]) -> None:
+        """Finds what is wrong with runs that are still to do, before anything is written.
+
+        Raises:
+            FewsegError: an argument that the classes themselves refuse.
+        """
+
+    def train(self, one: Training, out: Path, report: Callable[[int], None]) -> None:
+        """One fit; does nothing where its ``metrics.json`` is there, and writes that last.
+
+        Args:
+            one: the training; its folder is ``trainings/<id>`` in ``out``.
+            out: the benchmark's folder.
+            report: called with the number of steps done since the last call.
+        """
+
+    def evaluate(self, run: Run, out: Path) -> Config:
+        """One evaluation of a finished training; writes the run's ``metrics.json`` last and returns its content."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A training and those of its runs that are still to do, which one worker does in turn."""
+
+    training: Training
+    runs: tuple[Run, ...]
+
+
+class Failure(NamedTuple):
+    """What failed: the training, or one run of it; the reason in one line; the traceback."""
+
+    id: str
+    folder: str  # in the benchmark's folder
+    reason: str
+    log: str
+
+
+class Event(NamedTuple):
+    """What an executor tells of a job.
+
+    Args:
+        job: id of its training.
+        kind: ``steps`` were done (int), a run ended with a ``line`` (str), something ``failed`` (Failure), the job is
+            ``done`` (None), or its worker is ``lost`` (str, how).
+        value: as above.
+    """
+
+    job: str
+    kind: Literal["steps", "line", "failed", "done", "lost"]
+    value: Any
+
+
+class Executor(Protocol):
+    """Where jobs run. It takes any number of them and runs as many at once as fit."""
+
+    def submit(self, job: Job, alone: bool = False) -> None:
+        """Queues a job.
+
+        Args:
+            job: what is to be done.
+            alone: whether nothing else may run beside it on this machine; for a job whose worker was lost.
+        """
+
+    def wait(self) -> list[Event]:
+        """What has happened since the last call; waits a fraction of a second where nothing has."""
+
+    def close(self) -> None:
+        """Stops all workers, also those at work."""
+
+
+def perform(
+    job: Job, out: Path, runner: Runner, tell: Callable[[Literal["steps", "line", "failed"], Any], None]
+) -> None:
+    """In a worker: the training, then its runs. What fails is told, and the runs after it go on.
+
+    Args:
+        job: what is to be done.
+        out: the benchmark's folder.
+        runner: does it.
+        tell: takes the kind of an event and its value.
+    """
+    one = job.training
+    try:
+        runner.train(one, out, lambda steps: tell("steps", steps))
+    except Exception as error:
+        tell("failed", _failure(one.id, f"trainings/{one.id}", error))
+        return
+    for run in job.runs:
+        try:
+            row = runner.evaluate(run, out)
+        except Exception as error:
+            tell("failed", _failure(run.id, run.id, error))
+        else:
+            tell("line", in_a_line(row))
+
+
+def _failure(name: str, folder: str, error: Exception) -> Failure:
+    reason = " ".join(str(error).split())[:500] or type(error).__name__
+    return Failure(name, folder, reason, "".join(traceback.format_exception(error)))
+
+
+def in_a_line(row: Mapping[str, Any]) -> str:
+    """A finished run for the terminal."""
+    points = row["n_points"] or "dense"
+    line = f"{row['config']:<16} fold {row['fold']}  K {row['n_shot']}  P {points:<5}"
+    if "n_videos" not in row and "miou" in row:
+        low, high = row["ci95"]
+        line += f"  mIoU {row['miou']:.3f} [{low:.3f}, {high:.3f}]"
+        line += f"  {1000 * row['seconds_per_episode']:.0f} ms" if "seconds_per_episode" in row else ""
+    return line + results.in_words(row)
