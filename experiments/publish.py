@@ -369,6 +369,11 @@ def _between(method: str, benchmarks: Sequence[tuple[str, dict[str, Any], list[L
     sources = []
     if known:
         sources.append(f"- The papers' numbers: {'; '.join(dict.fromkeys(row.source for row in known))}.")
+        ways = dict.fromkeys((row.source, row.protocol, row.differs) for row in known)
+        sources += [
+            f"- {source}: {f'nearest protocol {protocol}; ' if protocol else ''}{differs}."
+            for source, protocol, differs in ways
+        ]
     measured: list[Line] = []
     for name, entry, lines in benchmarks:
         own = [line for line in lines if line.method == method and line.n_shot in (0, 1, 5) and line.miou is not None]
@@ -388,7 +393,8 @@ def _between(method: str, benchmarks: Sequence[tuple[str, dict[str, Any], list[L
 
 def _told(known: Sequence[published.Published], measured: Sequence[Line]) -> str:
     """What a reader must know before the table of a method: the papers' lines and ours."""
-    told = "All figures in percent."
+    told = "All figures in percent"
+    told += ", unless their metric says otherwise." if any(row.unit != "%" for row in known) else "."
     if known:
         told += " The papers' are as printed."
     if not measured:
@@ -411,8 +417,7 @@ def _told(known: Sequence[published.Published], measured: Sequence[Line]) -> str
 def _paper_line(row: published.Published) -> list[str]:
     folds = [""] * 4 if row.folds is None else [f"{value:g}" if value % 1 else f"{value:.1f}" for value in row.folds]
     mean = f"{row.mean:g}" if row.mean % 1 else f"{row.mean:.1f}"
-    about = "; ".join(filter(None, (row.place, row.setting, row.caveat)))
-    return [f"paper: {row.method}", row.dataset, row.metric, str(row.n_shot), *folds, mean, "", about]
+    return [f"paper: {row.method}", row.dataset, row.metric, str(row.n_shot), *folds, mean, "", row.about]
 
 
 def _own_lines(line: Line, name: str, entry: dict[str, Any]) -> list[list[str]]:

@@ -80,7 +80,7 @@ def test_content_id_is_eight_hex_digits_of_the_content():
 def test_rows_round_trip(tmp_path):
     of_instances = ("1:2 17:1", 6, 7, 8, 9, "1 17")
     full = Row(
-        3, "ü", "s", 2, 1, 2, 3, 4, 5, 6, 7, 8, False, 9, 10, 11, 12, 0.5, 0.1, 0.2, 0.3, 0.4, 0.5, *of_instances
+        3, "ü", "s", 2, 1, 2, 3, 4, 5, 6, 7, 8, False, 9, 10, 11, 12, 0.5, 0.1, 0.2, 0.3, 0.4, 0.5, *of_instances, 42
     )
     write_rows(tmp_path / "episodes.parquet", [*ROWS, full])
     frame = read_rows(tmp_path / "episodes.parquet")
@@ -106,15 +106,15 @@ def test_a_missing_required_count_is_an_error(tmp_path):
 
 def test_rows_of_another_schema_are_refused(tmp_path):
     pq.write_table(pa.table({"tp": [1]}), tmp_path / "r.parquet")
-    with pytest.raises(FewsegError, match=r"row schema none, expected 1 or 2"):
+    with pytest.raises(FewsegError, match=r"row schema none, expected 1 or 2 or 3"):
         read_rows(tmp_path / "r.parquet")
 
 
 def test_rows_from_before_instances_are_read(tmp_path):
     write_rows(tmp_path / "new.parquet", ROWS)
     new = pq.read_table(tmp_path / "new.parquet")
-    added = [name for name in Row._fields if name.startswith(("truth", "matched_", "ignored_"))]
-    assert len(added) == 6
+    added = [name for name in Row._fields if name.startswith(("truth", "matched_", "ignored_", "box"))]
+    assert len(added) == 7
     old = new.drop_columns(added).replace_schema_metadata({"fewseg_row_schema": "1"})
     pq.write_table(old, tmp_path / "old.parquet")
     frame = read_rows(tmp_path / "old.parquet")

@@ -13,18 +13,9 @@ import numpy as np
 
 from fewseg.functional.instance_figures import interval_of_ap50
 from fewseg.functional.iou import percentile_interval
-from fewseg.functional.run_figures import final_rows
 from fewseg.results.files import GROUP, amount, read_plan, setting_order
 from fewseg.results.leaderboard import CLASS_BLIND, of_instances, of_videos
-from fewseg.results.resampling import (
-    SAME,
-    all_rows,
-    ap50_replicates,
-    average,
-    average_of,
-    j_replicates,
-    miou_replicates,
-)
+from fewseg.results.resampling import Resampled, average, average_of, resample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,11 +111,18 @@ def comparisons(rows: Sequence[Mapping[str, Any]], out: Path | None, reference: 
     >>> [(one.config, one.reference, one.difference) for one in comparisons(runs, None, "a")]
     [('b', 'a', -0.25), ('b+AJ', 'a', -0.125), ('b+AJ', 'b', 0.125)]
     """
-    found = compare(rows, out, reference)
+    return comparisons_of(rows, resample(rows, out), reference)
+
+
+def comparisons_of(
+    rows: Sequence[Mapping[str, Any]], drawn: Mapping[str, Resampled], reference: str | None
+) -> list[Comparison]:
+    """``comparisons`` of runs that were resampled already."""
+    found = _compare(rows, drawn, reference)
     plain = {row["config"]: _TRAINING_ID.sub("", str(row.get("training", row["config"]))) for row in rows}
     for name in dict.fromkeys(plain.values()):
         if name != reference and name in plain:
-            found += compare([row for row in rows if plain[row["config"]] == name], out, name)
+            found += _compare([row for row in rows if plain[row["config"]] == name], drawn, name)
     return found
 
 
@@ -145,7 +143,12 @@ def compare(rows: Sequence[Mapping[str, Any]], out: Path | None, reference: str 
     Returns:
         in the order of the leaderboard; empty where the reference has no run.
     """
+    return _compare(rows, resample(rows, out), reference)
 
+
+def _compare(
+    rows: Sequence[Mapping[str, Any]], drawn: Mapping[str, Resampled], reference: str | None
+) -> list[Comparison]:
     def setting(row: Mapping[str, Any]) -> tuple[Any, ...]:
         return (*(row[name] for name in ("dataset", "task", "protocol", "n_shot")), amount(row["n_points"]))
 
@@ -155,24 +158,18 @@ def compare(rows: Sequence[Mapping[str, Any]], out: Path | None, reference: str 
         for row in group:
             by_config.setdefault(row["config"], []).append(dict(row))
         if reference in by_config:
-            found += _compare_setting(by_config, out, reference)
+            found += _compare_setting(by_config, drawn, reference)
     return sorted(found, key=lambda one: setting_order(dataclasses.asdict(one)))
 
 
-def _compare_setting(by_config: dict[str, list[dict[str, Any]]], out: Path | None, reference: str) -> list[Comparison]:
-    pairs = {c: _pairs(runs, by_config[reference]) for c, runs in by_config.items() if c != reference}
-    # one bootstrap for all configurations: it reads the reference's rows once
-    used = list(
-        {run["run"]: run for both, _ in pairs.values() for pair in both for run in pair if "run" in run}.values()
-    )
-    rows = all_rows(used, out)
-    ap50 = ap50_replicates(used, rows) if rows else None
-    frames = [final_rows(frame) for frame in rows] if rows else None
-    replicates = miou_replicates(used, frames) if frames else None
-    videos = j_replicates(used, frames) if frames else None
-    column = {run["run"]: i for i, run in enumerate(used)}
+def _compare_setting(
+    by_config: dict[str, list[dict[str, Any]]], drawn: Mapping[str, Resampled], reference: str
+) -> list[Comparison]:
     found = []
-    for config, (both, note) in pairs.items():
+    for config, runs in by_config.items():
+        if config == reference:
+            continue
+        both, note = _pairs(runs, by_config[reference])
         miou = difference = interval = j_difference = j_interval = None
         instances: dict[str, Any] = {}
         if both:
@@ -184,24 +181,27 @@ def _compare_setting(by_config: dict[str, list[dict[str, Any]]], out: Path | Non
             of_ap50 = [name for name in ("ap50_boxes", "ap50") if all(name in run for run in (*own, *other))]
             for name in of_ap50:
                 instances[f"{name}_difference"] = average_of(name, own) - average_of(name, other)
-            if replicates is None:
+            pairs = [(drawn.get(one.get("run", "")), drawn.get(two.get("run", ""))) for one, two in both]
+            paired = [(one, two) for one, two in pairs if one and two and one.group == two.group]
+            if len(paired) < len(both):
                 lacking = "no interval (episodes.parquet is missing)"
             else:
-                of_own, of_other = ([column[run["run"]] for run in runs] for runs in (own, other))
-                ious, points = replicates
-                scored = np.array([run["miou"] for run in (*own, *other)])
-                lacking = "" if of_ap50 and ap50 is not None else "no interval (rows give another mIoU)"
-                if np.abs(points[of_own + of_other] - scored).max() <= SAME:
-                    interval = percentile_interval(average(ious[:, of_own] - ious[:, of_other], own), difference)
+                known_ap50 = bool(of_ap50) and all(one.ap50 is not None for pair in paired for one in pair)
+                lacking = "" if known_ap50 else "no interval (rows give another mIoU)"
+                if all(
+                    one.gives(run)
+                    for pair, of in zip(paired, both, strict=True)
+                    for one, run in zip(pair, of, strict=True)
+                ):
+                    interval = percentile_interval(_differences([(a.miou, b.miou) for a, b in paired], own), difference)
                     lacking = ""
-                if videos is not None and j_difference is not None:
-                    j_interval = percentile_interval(
-                        average(videos[:, of_own] - videos[:, of_other], own), j_difference
+                if j_difference is not None and all(one.j is not None for pair in paired for one in pair):
+                    j_interval = percentile_interval(_differences([(a.j, b.j) for a, b in paired], own), j_difference)
+                for kind, name in enumerate(of_ap50 if known_ap50 else ()):
+                    ap50s = [(a.ap50[:, kind], b.ap50[:, kind]) for a, b in paired]
+                    instances[f"{name}_ci95"] = interval_of_ap50(
+                        _differences(ap50s, own), instances[f"{name}_difference"]
                     )
-                if ap50 is not None:
-                    for kind, name in enumerate(of_ap50):
-                        drawn = average(ap50[:, of_own, kind] - ap50[:, of_other, kind], own)
-                        instances[f"{name}_ci95"] = interval_of_ap50(drawn, instances[f"{name}_difference"])
             blind = CLASS_BLIND if any(run.get("class_blind") for run in own) else ""
             note = "; ".join(filter(None, (note, lacking, blind)))
         first = by_config[config][0]
@@ -220,6 +220,11 @@ def _compare_setting(by_config: dict[str, list[dict[str, Any]]], out: Path | Non
             )
         )
     return found
+
+
+def _differences(pairs: Sequence[tuple[Any, Any]], runs: Sequence[Mapping[str, Any]]) -> Any:
+    """Of replicates (R,) of both sides of every pair, their mean difference over seeds, then folds, (R,)."""
+    return average(np.stack([own - other for own, other in pairs], axis=1), runs)
 
 
 def _pairs(

@@ -12,19 +12,9 @@ import numpy as np
 
 from fewseg.functional.instance_figures import interval_of_ap50
 from fewseg.functional.iou import percentile_interval
-from fewseg.functional.run_figures import NOC_PERCENT, final_rows
-from fewseg.results.files import GROUP, read_rows, setting_order
-from fewseg.results.resampling import (
-    SAME,
-    all_rows,
-    ap50_replicates,
-    average,
-    by_fold,
-    click_replicates,
-    fold_mean,
-    mean,
-    miou_replicates,
-)
+from fewseg.functional.run_figures import NOC_PERCENT
+from fewseg.results.files import GROUP, setting_order
+from fewseg.results.resampling import SAME, Resampled, average, by_fold, fold_mean, mean, resample
 
 if TYPE_CHECKING:
     from fewseg.results.compare import Comparison
@@ -128,10 +118,16 @@ def leaderboard(
         out: the benchmark's folder, for the intervals; without it only single runs have one.
         folds_expected: folds of a whole benchmark; by default what the rows say as ``n_folds``, else unknown.
     """
+    return lines_of(rows, resample(rows, out), folds_expected)
+
+
+def lines_of(
+    rows: Sequence[Mapping[str, Any]], drawn: Mapping[str, Resampled], folds_expected: int | None = None
+) -> list[Line]:
+    """``leaderboard`` of runs that were resampled already."""
     ordered = sorted(rows, key=setting_order)
-    return [
-        _line([dict(row) for row in runs], out, folds_expected) for _, runs in itertools.groupby(ordered, setting_order)
-    ]
+    groups = itertools.groupby(ordered, setting_order)
+    return [_line([dict(row) for row in runs], drawn, folds_expected) for _, runs in groups]
 
 
 def of_videos(settings: Iterable[Line | Comparison]) -> bool:
@@ -145,14 +141,14 @@ def of_instances(settings: Iterable[Line | Comparison]) -> bool:
     return {one.task for one in settings} == {"instance"}
 
 
-def _line(runs: list[dict[str, Any]], out: Path | None, folds_expected: int | None) -> Line:
+def _line(runs: list[dict[str, Any]], drawn: Mapping[str, Resampled], folds_expected: int | None) -> Line:
     first = runs[0]
     scored = [run for run in runs if "miou" in run]
     folds = {fold: mean(run["miou"] for run in group) for fold, group in by_fold(scored)}
     miou = mean(folds.values()) if folds else None
     names = ("fb_iou", "positive_iou", "seconds_per_episode", *FIGURES)
     figures = {name: fold_mean(runs, name) for name in names if any(name in run for run in runs)}
-    clicks = _click_curve([run for run in runs if run.get("iou_at")], out)
+    clicks = _click_curve([run for run in runs if run.get("iou_at")], drawn)
     if clicks:
         figures |= {f"iou_at_{k}": clicks.iou[k - 1] for k in _IOU_AFTER if k <= len(clicks.iou)}
     elif "n_videos" not in first and all("seconds_guide" in run and "seconds_segment" in run for run in runs):
@@ -165,12 +161,12 @@ def _line(runs: list[dict[str, Any]], out: Path | None, folds_expected: int | No
         figures["miou_std_seeds"] = deviation
     classes = dict.fromkeys(name for run in runs for name in run.get("per_class_iou", {}))
     seeds = {fold: {run["seed"] for run in group} for fold, group in by_fold(runs)}
-    of_boxes, of_masks = _ap50_intervals([run for run in runs if "ap50" in run], figures, out)
+    of_boxes, of_masks = _ap50_intervals([run for run in runs if "ap50" in run], figures, drawn)
     return Line(
         **{name: first[name] for name in (*GROUP, "method")},
         folds=folds,
         miou=miou,
-        ci95=None if miou is None else _interval(scored, miou, out),
+        ci95=None if miou is None else _interval(scored, miou, drawn),
         figures=figures,
         per_class_iou={
             c: mean(r["per_class_iou"][c] for r in runs if c in r.get("per_class_iou", {})) for c in classes
@@ -196,7 +192,13 @@ def _seed_deviation(runs: Sequence[dict[str, Any]]) -> float | None:
     return float(np.std([mean(folds.values()) for folds in found.values()], ddof=1))
 
 
-def _click_curve(runs: Sequence[dict[str, Any]], out: Path | None) -> ClickCurve | None:
+def _all_drawn(runs: Sequence[Mapping[str, Any]], drawn: Mapping[str, Resampled]) -> list[Resampled] | None:
+    """Of every run what was drawn, together; None where one is missing or was drawn apart."""
+    found = [drawn[run["run"]] for run in runs if run.get("run") in drawn]
+    return found if found and len(found) == len(runs) and len({one.group for one in found}) == 1 else None
+
+
+def _click_curve(runs: Sequence[dict[str, Any]], drawn: Mapping[str, Resampled]) -> ClickCurve | None:
     if not runs:
         return None
 
@@ -205,12 +207,10 @@ def _click_curve(runs: Sequence[dict[str, Any]], out: Path | None) -> ClickCurve
         return np.mean([np.mean([r[name][:shortest] for r in own], 0) for _, own in by_fold(runs) if shortest], 0)
 
     iou, seconds = mean("iou_at"), mean("seconds_at")
-    paths = [] if out is None else [out / run["run"] / "episodes.parquet" for run in runs]
-    ci95 = None
-    if paths and all(path.is_file() for path in paths):
-        fold = np.array([run["fold"] for run in runs])
-        replicates = click_replicates([read_rows(path) for path in paths], fold, len(iou))
-        ci95 = tuple(percentile_interval(replicates[:, k], iou[k]) for k in range(len(iou)))
+    ci95, found = None, _all_drawn(runs, drawn)
+    if found:
+        replicates = np.stack([one.clicks[:, : len(iou)] for one in found], axis=1)
+        ci95 = tuple(percentile_interval(average(replicates[:, :, k], runs), iou[k]) for k in range(len(iou)))
     return ClickCurve(tuple(iou.tolist()), ci95, tuple(np.atleast_1d(seconds).tolist()) if np.size(seconds) else ())
 
 
@@ -233,30 +233,30 @@ def _note(runs: Sequence[dict[str, Any]], seeds: dict[int, set[int]], folds_expe
     return "; ".join(notes)
 
 
-def _interval(runs: Sequence[dict[str, Any]], miou: float, out: Path | None) -> tuple[float, float] | None:
+def _interval(
+    runs: Sequence[dict[str, Any]], miou: float, drawn: Mapping[str, Resampled]
+) -> tuple[float, float] | None:
     """Resamples the query images of each fold, together for all its seeds, and averages as the point estimate does."""
     if len(runs) == 1 and "ci95" in runs[0]:
         low, high = runs[0]["ci95"]
         return low, high
-    frames = all_rows(runs, out)
-    if frames is None:
+    found = _all_drawn(runs, drawn)
+    if found is None:
         return None
-    replicates, points = miou_replicates(runs, [final_rows(frame) for frame in frames])
-    if abs(float(average(points[None], runs)[0]) - miou) > SAME:  # these replicates are of another number
+    if abs(float(average(np.array([[one.point for one in found]]), runs)[0]) - miou) > SAME:  # another number's
         return None
-    return percentile_interval(average(replicates, runs), miou)
+    return percentile_interval(average(np.stack([one.miou for one in found], axis=1), runs), miou)
 
 
 def _ap50_intervals(
-    runs: Sequence[dict[str, Any]], figures: Mapping[str, float], out: Path | None
+    runs: Sequence[dict[str, Any]], figures: Mapping[str, float], drawn: Mapping[str, Resampled]
 ) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
     """Of AP50 of boxes and of masks what ``_interval`` is of mIoU."""
     if len(runs) == 1 and "ap50_ci95" in runs[0]:
         of_boxes, of_masks = runs[0]["ap50_boxes_ci95"], runs[0]["ap50_ci95"]
         return (of_boxes[0], of_boxes[1]), (of_masks[0], of_masks[1])
-    frames = all_rows(runs, out)
-    found = None if frames is None else ap50_replicates(runs, frames)
-    if found is None:
+    found = _all_drawn(runs, drawn)
+    if found is None or any(one.ap50 is None for one in found):
         return None, None
-    boxes, masks = (average(found[:, :, kind], runs) for kind in (0, 1))
+    boxes, masks = (average(np.stack([one.ap50[:, kind] for one in found], axis=1), runs) for kind in (0, 1))
     return interval_of_ap50(boxes, figures["ap50_boxes"]), interval_of_ap50(masks, figures["ap50"])
