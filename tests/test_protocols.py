@@ -4,13 +4,14 @@ import json
 import pytest
 
 from fewseg.errors import FewsegError
-from fewseg.protocols import CLEAN, ORACLE, PROTOCOLS, get_protocol
+from fewseg.protocols import CLEAN, CLEAN_ABSENT, ORACLE, PROTOCOLS, get_protocol
 from fewseg.sampling import EpisodeList, TrainingSampler, evaluation_list, training_pool
 from test_sampling import ListedDataset
 
 SEMANTIC = [
     "clean",
     "clean-mixed",
+    "clean-absent",
     "oracle",
     "oslsm",
     "sgone",
@@ -66,6 +67,12 @@ def test_the_oracle_differs_from_clean_in_its_training_classes_only():
     assert ORACLE.evaluation == CLEAN.evaluation
 
 
+def test_clean_absent_differs_from_clean_in_half_of_its_queries_only():
+    assert CLEAN_ABSENT.training == CLEAN.training  # one training serves both
+    assert dataclasses.replace(CLEAN_ABSENT.evaluation, absent=None) == CLEAN.evaluation
+    assert {n: p.evaluation.absent for n, p in PROTOCOLS.items() if p.evaluation.absent} == {"clean-absent": 0.5}
+
+
 def test_what_the_author_protocols_are_known_for():
     parts = {name: get_protocol(name).evaluation for name in SEMANTIC}
     assert {n: p.seed for n, p in parts.items() if p.seed} == {
@@ -82,6 +89,7 @@ def test_what_the_author_protocols_are_known_for():
     assert {n for n, p in parts.items() if p.scoring_size == "original"} == {
         "clean",
         "clean-mixed",
+        "clean-absent",
         "oracle",
         "sgone",
         "sgone-multiclass",
@@ -161,6 +169,7 @@ def test_lists_are_the_same_on_every_platform_and_python():
     assert digests == {
         "clean": "0df3f3b2b6087f75",
         "clean-mixed": "ecb31fddb9081ad3",
+        "clean-absent": "3240f0c44645b213",
         "oracle": "0df3f3b2b6087f75",
         "oslsm": "c816961e6b8a8cc8",
         "sgone": "c816961e6b8a8cc8",

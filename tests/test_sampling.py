@@ -21,7 +21,21 @@ from fewseg.functional.label_maps import (
     query_mask,
     sub_seed,
 )
-from fewseg.protocols import CLEAN, CLEAN_MIXED, HSNET, OSLSM, PANET, PFENET, REVOLVER, SGONE
+from fewseg.protocols import (
+    CLEAN,
+    CLEAN_ABSENT,
+    CLEAN_MIXED,
+    HSNET,
+    INTERACTIVE,
+    ONE_SHOT,
+    OSLSM,
+    PANET,
+    PFENET,
+    REVOLVER,
+    SGONE,
+    SGONE_MULTICLASS,
+    VIDEO,
+)
 from fewseg.sampling import (
     EpisodeList,
     EvaluationPart,
@@ -424,6 +438,104 @@ def test_validation_list_stays_in_the_tenth():
         validation_list(data, CLEAN, 3, 40, None, 4)
     with pytest.raises(FewsegError, match="hold_out_tenth"):
         validation_list(data, OSLSM, 3, 1, None, 4)
+
+
+# ---- queries without the class
+
+
+def absent(share, protocol=CLEAN):
+    return protocol._replace(evaluation=dataclasses.replace(protocol.evaluation, absent=share))
+
+
+def of_three_classes():
+    """Folds of three classes; where images show two, these are three apart, and so in different folds."""
+    data = TinyDataset()
+    data.class_names = NAMES[:6]
+    data.novel_classes = lambda fold: (1, 2, 3) if fold == 0 else (4, 5, 6)
+    return data
+
+
+@pytest.mark.parametrize("n_points", [None, 3])
+def test_half_of_the_queries_lack_their_class_and_nothing_else_differs_from_clean(tiny, n_points):
+    areas = tiny.index().areas
+    ours, clean = (evaluation_list(tiny, p, 0, 2, n_points, 40).specs for p in (CLEAN_ABSENT, CLEAN))
+    for one, other in zip(ours, clean, strict=True):
+        assert one.present == (one.class_id in areas[one.query_id])
+        assert dataclasses.replace(one, query_id=other.query_id, present=True) == other
+        if one.present:
+            assert one == other
+        else:
+            assert set(areas[one.query_id]) & set(tiny.novel_classes(0))  # it shows the other class of the fold
+            assert one.query_id in tiny.ids("val")
+    assert sum(not one.present for one in ours) == 20
+    check_distinct(ours, 2)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.9])
+@pytest.mark.parametrize("make", [TinyDataset, of_three_classes])
+def test_every_class_has_the_share_at_any_length(share, make):
+    data = make()
+    specs = evaluation_list(data, absent(share), 0, 1, None, 120).specs
+    classes = data.novel_classes(0)
+    for length in range(1, 121):
+        for c in classes:
+            own = [s for s in specs[:length] if s.class_id == c]
+            assert abs(sum(not s.present for s in own) - share * len(own)) < 1
+    turns = [specs[i : i + len(classes)] for i in range(0, 120, len(classes))]
+    if share == 0.5:  # classes do not all lack their query at once
+        assert all(abs(sum(s.present for s in turn) - len(classes) / 2) < 1 for turn in turns)
+
+
+def test_images_without_the_class_take_turns():
+    data = of_three_classes()
+    areas, pool = data.index().areas, evaluation_pool(data, CLEAN.evaluation, 0)
+    specs = evaluation_list(data, CLEAN_ABSENT, 0, 1, None, 600).specs
+    for c in (1, 2, 3):
+        others = {i for i in pool.images if c not in areas[i]}
+        drawn = [s.query_id for s in specs if s.class_id == c and not s.present]
+        laps = [drawn[i : i + len(others)] for i in range(0, len(drawn) - len(others), len(others))]
+        assert all(set(lap) == others for lap in laps)
+        assert len(laps) > 1
+        assert laps[0] != laps[1]  # shuffled anew
+
+
+def test_lists_with_absent_classes_are_nested(tiny):
+    specs = evaluation_list(tiny, CLEAN_ABSENT, 1, 5, 9, 30).specs
+    assert evaluation_list(tiny, CLEAN_ABSENT, 1, 5, 9, 11).specs == specs[:11]
+    for one, five in zip(evaluation_list(tiny, CLEAN_ABSENT, 1, 1, 2, 30).specs, specs, strict=True):
+        assert (one.query_id, one.present, one.support_ids) == (five.query_id, five.present, five.support_ids[:1])
+        assert set(one.points) <= set(five.points)
+    assert all(s.support_ids == () for s in evaluation_list(tiny, CLEAN_ABSENT, 0, 0, None, 9).specs)
+
+
+def test_a_class_that_is_alone_is_asked_for_in_other_images(tiny):
+    tiny.novel_classes = lambda fold: (1,)
+    specs = evaluation_list(tiny, CLEAN_ABSENT, 0, 1, None, 40).specs
+    areas = tiny.index().areas
+    drawn = {s.query_id for s in specs if not s.present}
+    assert len(drawn) == 20
+    assert all(1 not in areas[i] and i in tiny.ids("val") for i in drawn)
+    for label in tiny.labels.values():
+        label[0, 0] = 1  # a pixel is enough
+    with pytest.raises(FewsegError, match="pool: got no image without class 1, expected at least 1 for every class"):
+        evaluation_list(tiny, CLEAN_ABSENT, 0, 1, None, 40)
+
+
+def test_model_selection_is_that_of_clean():
+    data = TinyDataset()
+    data.splits["train"] = tuple(data.labels)
+    ours, clean = (validation_list(data, p, 3, 0, None, 12) for p in (CLEAN_ABSENT, CLEAN))
+    assert ours == clean
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [*(absent(share) for share in (0.0, 1.0, -0.5, 50)), *(absent(0.5, p) for p in (INTERACTIVE, SGONE_MULTICLASS))]
+    + [absent(0.5, VIDEO), absent(0.5, ONE_SHOT)],
+)
+def test_a_share_that_means_nothing_is_an_error(tiny, protocol):
+    with pytest.raises(FewsegError, match=r"absent: got .*, expected a share between 0 and 1, where episodes ask for"):
+        evaluation_list(tiny, protocol, 0, 1, None, 10)
 
 
 # ---- training

@@ -271,7 +271,7 @@ class VideoEpisode:
         return self
 
 
-ROW_SCHEMA_VERSION = 2  # 2 added the columns of instances; what 1 lacks is read as None
+ROW_SCHEMA_VERSION = 3  # 2 added the columns of instances, 3 added box; what older rows lack is read as None
 
 
 class Row(NamedTuple):
@@ -279,7 +279,8 @@ class Row(NamedTuple):
 
     Columns that do not apply are None. Every metric and interval can be recomputed from rows without a GPU.
     ``boundary_*`` count boundary pixels of the prediction, of the truth, and those matched by the other side
-    (DAVIS F); ``seconds_*`` are wall-clock seconds per episode.
+    (DAVIS F); ``seconds_*`` are wall-clock seconds per episode. ``box`` counts the pixels of the smallest rectangle
+    around the true foreground, those that are scored (``functional.trivial``).
 
     An episode that asks for instances has one row without a ``score``, whose counts are those of the union of its
     detections and whose ``truth`` says how many objects of each class the image shows, crowds left out (``"3:2 17:1"``
@@ -318,3 +319,4 @@ class Row(NamedTuple):
     ignored_boxes: int | None = None
     ignored_masks: int | None = None
     matched_classes: str | None = None
+    box: int | None = None

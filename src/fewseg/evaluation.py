@@ -22,6 +22,7 @@ from fewseg.functional.matching import MOST, Detected, Truth, counts, encode, ma
 from fewseg.functional.robot import next_click
 from fewseg.functional.shifts import random_detections, random_truth
 from fewseg.functional.timing import Seconds, now
+from fewseg.functional.trivial import box_area
 from fewseg.network import SegmentorNetwork
 from fewseg.refinement import Refinement
 from fewseg.sampling import EvaluationPart, groups
@@ -121,8 +122,10 @@ def _row(
     part: EvaluationPart,
     spent: Seconds | None,
 ) -> Row:
-    """The counts of one mask, at scoring size."""
-    return _row_of(index, spec, confusion_counts(mask, target.cpu().numpy(), part.void), spent)
+    """The counts of one mask and the box of its truth, at scoring size."""
+    truth = target.cpu().numpy()
+    counted = confusion_counts(mask, truth, part.void)
+    return _row_of(index, spec, counted, spent)._replace(box=box_area(truth, part.void))
 
 
 def _row_of(index: int, spec: EpisodeSpec, counted: tuple[int, int, int, int], spent: Seconds | None) -> Row:
@@ -441,7 +444,8 @@ def union_rows(
         (counted,) = counts([union(sure, known.shape)], known, part.void)
         classes, numbers = np.unique(truth.labels[~truth.crowd].numpy(), return_counts=True)
         shown = " ".join(f"{c}:{n}" for c, n in zip(classes.tolist(), numbers.tolist(), strict=True))
-        scored.append(_row_of(index, spec, counted, seconds)._replace(truth=shown))
+        whole = _row_of(index, spec, counted, seconds)
+        scored.append(whole._replace(truth=shown, box=box_area(known, part.void)))
     return scored
 
 

@@ -40,6 +40,15 @@ CLEAN_MIXED = Protocol(
     "least one positive in the first support.",
 )
 
+CLEAN_ABSENT = Protocol(
+    "clean-absent",
+    CLEAN.training,
+    dataclasses.replace(CLEAN.evaluation, absent=0.5),
+    "As clean, but half of the queries do not show their class: images of the same split with another novel class of "
+    "the fold, so that whether the class is there must be told from the class. The other half and all supports are "
+    "those of clean, and one training serves both.",
+)
+
 ORACLE = Protocol(
     "oracle",
     dataclasses.replace(CLEAN.training, classes="all"),
@@ -236,7 +245,7 @@ ONE_SHOT_CODE = Protocol(
 )
 
 _ALL = (
-    *(CLEAN, CLEAN_MIXED, ORACLE, OSLSM, SGONE, SGONE_MULTICLASS, HSNET, PFENET, PANET, REVOLVER),
+    *(CLEAN, CLEAN_MIXED, CLEAN_ABSENT, ORACLE, OSLSM, SGONE, SGONE_MULTICLASS, HSNET, PFENET, PANET, REVOLVER),
     *(INTERACTIVE, INTERACTIVE_COMPONENT, INTERACTIVE_POINTS, THESIS),
     *(VIDEO, INTERACTIVE_VIDEO),
     *(ONE_SHOT, ONE_SHOT_BASE, ONE_SHOT_ALL, ONE_SHOT_CODE),

@@ -88,7 +88,8 @@ def score(
         ``seconds_encode``, ``seconds_guide``, ... and their sum ``seconds_per_episode``, all per episode. Where objects
         were clicked, these are the figures after the last click, and those of ``_click_figures`` are there as well. Of
         videos, an episode each, they leave out the first and the last frame, except in seconds, and those of
-        ``_video_figures`` are there as well. Where instances were asked for, IoUs are those of the union of what an
+        ``_video_figures`` are there as well. Where a query does not show its class, those of ``_presence_figures`` are
+        there, of all episodes together. Where instances were asked for, IoUs are those of the union of what an
         episode found, and the figures of ``instance_figures`` are there as well.
 
     Raises:
@@ -132,7 +133,8 @@ def _score(
         figures["seconds_per_episode"] = sum(seconds.values())
     clicked = {} if frame["click"].isna().all() else _click_figures(frame, n_clicks or int(frame["click"].max()))
     in_videos = {} if frame["frame"].isna().all() else _video_figures(frame, final)
-    return figures | seconds | clicked | in_videos
+    unsure = {} if final["present"].all() else _presence_figures(final)
+    return figures | seconds | clicked | in_videos | unsure
 
 
 def scores_of_objects(final: pd.DataFrame) -> tuple[Any, Any]:
@@ -192,6 +194,34 @@ def _video_figures(frame: pd.DataFrame, final: pd.DataFrame) -> dict[str, Any]:
             "seconds_guide_per_video": guide / n_videos,
             "seconds_per_update": guide / n_videos + segment / n_frames,
         }
+    return figures
+
+
+def _presence_figures(final: pd.DataFrame) -> dict[str, float]:
+    """How well a method knows that a class is not there, where some queries do not show the class asked for.
+
+    ``miou`` counts what it finds there as wrong. ``miou_present``, of the other queries alone; ``false_alarm``, the
+    share of queries without the class in which it finds any pixel; ``false_alarm_area``, the share of pixels that it
+    finds in them, a mean over queries; ``presence_accuracy``, the mean of the shares of queries with and without the
+    class that it answers with some pixel and with none: 0.5 for an answer that is always the same. What compares with
+    queries that show their class is there only if some do.
+
+    Args:
+        final: the rows that count for accuracy.
+
+    >>> seen, unseen = Row(0, "a", "s", 1, 3, 1, 1, 3), Row(1, "b", "s", 1, 0, 2, 0, 6, present=False)
+    >>> _presence_figures(pd.DataFrame([seen, unseen, unseen._replace(fp=0, tn=8)]))
+    {'false_alarm': 0.5, 'false_alarm_area': 0.125, 'miou_present': 0.6, 'presence_accuracy': 0.75}
+    """
+    present = final["present"].to_numpy(bool)
+    class_id, tp, fp, fn, tn = (final[name].to_numpy(np.int64) for name in ("class_id", "tp", "fp", "fn", "tn"))
+    found = tp + fp > 0
+    share = (tp + fp) / np.maximum(tp + fp + fn + tn, 1)
+    alarm = float(found[~present].mean())
+    figures = {"false_alarm": alarm, "false_alarm_area": float(share[~present].mean())}
+    if present.any():
+        figures["miou_present"] = mean_iou(class_id[present], tp[present], fp[present], fn[present])
+        figures["presence_accuracy"] = (float(found[present].mean()) + 1 - alarm) / 2
     return figures
 
 

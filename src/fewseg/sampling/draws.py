@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -52,6 +53,38 @@ def draw_uniform(
         supports = [i for i in random_state(*key, "supports", e).permutation(len(ids)) if i != query]
         episodes.append(Episode(ids[query], tuple(ids[i] for i in supports[:n_shot]), class_id))
     return episodes
+
+
+def with_absent_queries(
+    episodes: Sequence[Episode], part: EvaluationPart, fold: int, others: Mapping[int, Sequence[str]]
+) -> list[Episode]:
+    """Ours: a share ``part.absent`` of the episodes get a query that does not show their class; nothing else changes.
+
+    Every class has this share, give or take one episode. Classes start one turn after another, so that they do not all
+    lack their query at once. The images of ``others`` take turns, shuffled anew each time round. What becomes of an
+    episode depends on those before it only, and not on supports, so that lists stay nested.
+
+    Args:
+        episodes: as they were drawn.
+        part: with a share.
+        fold: of the list.
+        others: by class id, the images without the class.
+    """
+    share = part.absent
+    assert share is not None
+    seen: dict[int, int] = {}
+    changed = []
+    for episode in episodes:
+        c = episode.class_id
+        start = list(seen).index(c) if c in seen else len(seen)
+        turn = seen[c] = seen.get(c, -1) + 1
+        before, after = (math.floor((start + t) * share) for t in (turn, turn + 1))
+        if after > before:
+            lap, position = divmod(before - math.floor(start * share), len(others[c]))
+            order = random_state("absent", part.seed, fold, c, lap).permutation(len(others[c]))
+            episode = episode._replace(query_id=others[c][order[position]])
+        changed.append(episode)
+    return changed
 
 
 def draw_objects(

@@ -23,7 +23,7 @@ from fewseg.functional.label_maps import (
     random_state,
     sub_seed,
 )
-from fewseg.sampling.draws import DRAWS, draw_objects, draw_uniform
+from fewseg.sampling.draws import DRAWS, draw_objects, draw_uniform, with_absent_queries
 from fewseg.sampling.instances import held_out_list, instance_list
 from fewseg.sampling.parts import Episode, EvaluationPart, ObjectPool, Pool, Protocol
 from fewseg.sampling.pools import (
@@ -33,6 +33,7 @@ from fewseg.sampling.pools import (
     check_pool,
     evaluation_pool,
     find_masks,
+    images_without,
     object_pool,
     pool_of,
     validation_pool,
@@ -150,12 +151,15 @@ def evaluation_list(
         return _with_clicks(dataset, frozen, n_points, part.short_label) if on_query and n_points else frozen
     novel = dataset.novel_classes(fold)
     entries = find_masks(dataset, part, novel)
+    masks = pool_of(entries, novel)
     n_supports = 0 if part.support_may_equal_query else min(n_shot, 1) if part.supports_may_repeat else n_shot
-    check_pool(pool_of(entries, novel).by_class, n_shot, 1 + n_supports)
+    check_pool(masks.by_class, n_shot, 1 + n_supports)
     wanted = part.n_episodes if n_episodes is None else n_episodes
     episodes = DRAWS[part.draw](entries, part, fold, n_shot, len(entries) if wanted is None else wanted)
     if part.swap_roles and n_shot == 1:
         episodes = [Episode(e.support_ids[0], (e.query_id,), e.class_id) for e in episodes]
+    if part.absent is not None:
+        episodes = with_absent_queries(episodes, part, fold, images_without(dataset, part, masks))
     return _freeze(dataset, part, episodes, n_points, ("evaluation", part.seed, fold))
 
 
@@ -314,3 +318,8 @@ def _check_request(n_shot: int, n_points: int | None, n_episodes: int | None, pa
         raise FewsegError("n_points", got, "1 or more where counts are mixed", remedy)
     if n_episodes is not None and n_episodes < 1:
         raise FewsegError("n_episodes", n_episodes, "1 or more", "ask for at least one episode")
+    if part.absent is not None:
+        alone = part.task == "semantic" and part.draw != "oslsm_every_class"
+        if not (alone and 0 < part.absent < 1):
+            expected = "a share between 0 and 1, where episodes ask for a class and each by itself; else None"
+            raise FewsegError("absent", part.absent, expected, "correct the protocol")

@@ -113,6 +113,8 @@ class EvaluationPart:
         interaction: how queries are clicked; None where episodes ask for a class, not for an object.
         video: which frames are annotated, where an episode is a whole video; else None.
         search: how instances are asked for, where an episode is an image and a class; else None.
+        absent: share of the episodes whose query does not show the class, in (0, 1), where episodes ask for a class
+            and each by itself; None = as they are drawn.
     """
 
     split: str = "val"
@@ -134,6 +136,7 @@ class EvaluationPart:
     interaction: Interaction | None = None
     video: Video | None = None
     search: Search | None = None
+    absent: float | None = None
 
     @property
     def task(self) -> Task:

@@ -55,6 +55,25 @@ def evaluation_pool(dataset: FewShotDataset, part: EvaluationPart, fold: int) ->
     return pool_of(find_masks(dataset, part, novel), novel)
 
 
+def images_without(dataset: FewShotDataset, part: EvaluationPart, pool: Pool) -> dict[int, tuple[str, ...]]:
+    """By class id of a pool, the images that do not show the class, not even a pixel of it.
+
+    They are images of the pool, which show another class of it: whether a class is there cannot be told from whether
+    anything is that could be asked for. Only where there are none are they the other images of the split.
+
+    Raises:
+        FewsegError: every image of the split shows a class.
+    """
+    areas, split = dataset.index().areas, dataset.ids(part.split)
+    found = {}
+    for c in pool.by_class:
+        found[c] = tuple(i for i in pool.images if c not in areas[i]) or tuple(i for i in split if c not in areas[i])
+        if not found[c]:
+            remedy = "use a larger data set, or the protocol clean, whose queries all show their class"
+            raise FewsegError("pool", f"no image without class {c}", "at least 1 for every class", remedy)
+    return found
+
+
 def object_pool(dataset: FewShotDataset, pool: Pool, min_area: int = 1) -> ObjectPool:
     """The objects of the classes and images of a pool.
 
