@@ -268,7 +268,8 @@ def publish(
     Returns:
         the number of runs.
     """
-    rows = summarise(out)
+    board = summarise(out)
+    rows = board.rows
     first = rows[0]
     devices = ", ".join(sorted({str(row["device"]) for row in rows}))
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())

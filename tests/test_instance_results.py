@@ -118,7 +118,7 @@ def test_a_line_in_the_terminal():
 
 def test_a_run_is_a_line_with_its_own_interval(tmp_path):
     save(tmp_path, "siamese", n_folds=4)
-    rows = summarise(tmp_path)
+    rows = summarise(tmp_path).rows
     (line,) = leaderboard(rows, tmp_path)
     for name in AP:
         assert line.figures[name] == rows[0][name]
@@ -133,7 +133,7 @@ def test_a_run_is_a_line_with_its_own_interval(tmp_path):
     assert shown["AP50 masks"] == f"{rows[0]['ap50']:.3f}"
     assert shown["95 % of masks"] == "{:.3f} to {:.3f}".format(*rows[0]["ap50_ci95"])
     assert shown["note"] == "partial (fold 0 of 4)"
-    assert table(rows, tmp_path).split()[:3] == ["config", "protocol", "K"]
+    assert table(leaderboard(rows, tmp_path)).split()[:3] == ["config", "protocol", "K"]
     frame = pd.read_csv(tmp_path / "summary.csv")
     assert frame[["ap50_ci95_low", "ap50_ci95_high"]].to_numpy()[0].tolist() == pytest.approx(rows[0]["ap50_ci95"])
     assert json.loads(frame["clutter"][0]) == rows[0]["clutter"]
@@ -147,7 +147,7 @@ def test_folds_and_seeds_are_averaged_and_have_one_interval(tmp_path):
     for fold, luck in ((0, 0.3), (1, 0.7)):
         for seed in (0, 1):
             save(tmp_path, "siamese", seed=seed, fold=fold, rows=rows_of(fold, luck + 0.1 * seed, 2), repeats=2)
-    rows = summarise(tmp_path)
+    rows = summarise(tmp_path).rows
     (line,) = leaderboard(rows, tmp_path)
     assert line.figures["ap50"] == pytest.approx(np.mean([row["ap50"] for row in rows]))
     frames = [read_rows(tmp_path / row["run"] / "episodes.parquet") for row in rows]
@@ -166,7 +166,7 @@ def test_folds_and_seeds_are_averaged_and_have_one_interval(tmp_path):
 def test_an_ap_that_rows_do_not_give_has_no_interval(tmp_path):
     save(tmp_path, "siamese")
     save(tmp_path, "siamese", fold=1, ap50=0.123)
-    (line,) = leaderboard(summarise(tmp_path), tmp_path)
+    (line,) = leaderboard(summarise(tmp_path).rows, tmp_path)
     assert line.ap50_boxes_ci95 is line.ap50_ci95 is None
     assert line.figures["ap50"] > 0
 
@@ -175,7 +175,7 @@ def test_images_and_instances_in_one_table(tmp_path):
     save(tmp_path, "siamese")
     row = {"method": "M", "config": "c", "dataset": "coco", "task": "semantic", "protocol": "clean", "fold": 0}
     row |= {"seed": 0, "n_shot": 1, "n_points": None, "miou": 0.5}
-    lines = leaderboard([*summarise(tmp_path), row])
+    lines = leaderboard([*summarise(tmp_path).rows, row])
     heads, body = results.cells(lines)
     assert [bool(cells[heads.index("AP50 masks")]) for cells in body] == [False, True]
     assert [bool(cells[heads.index("mIoU")]) for cells in body] == [True, True]
@@ -191,7 +191,7 @@ def test_ap50_is_compared_over_the_same_images(tmp_path):
         save(tmp_path, "twin", fold, 0.4)
         save(tmp_path, "near", fold, 0.45)
     write_json(tmp_path / "plan.json", {"compare": {"reference": "base"}})
-    rows = summarise(tmp_path)
+    rows = summarise(tmp_path).rows
     lines = {line.config: line for line in leaderboard(rows, tmp_path)}
     found = {one.config: one for one in compare(rows, tmp_path, "base")}
     for config, one in found.items():
@@ -220,7 +220,7 @@ def test_ap50_is_compared_over_the_same_images(tmp_path):
     written = {one["config"]: one for one in json.loads((tmp_path / "comparisons.json").read_text())}
     assert written["better"]["ap50_boxes_seen"] == written["better"]["ap50_seen"] == "above"
     assert written["better"]["ap50_boxes_ci95"] == pytest.approx(found["better"].ap50_boxes_ci95)
-    heads = comparison_table(rows, tmp_path, "base").splitlines()[0]
+    heads = comparison_table(results.comparisons(rows, tmp_path, "base")).splitlines()[0]
     assert " ".join(heads.split()) == (
         "config K boxes minus base 95 % paired interval of boxes boxes seen "
         "masks minus base 95 % paired interval of masks masks seen"
@@ -236,6 +236,6 @@ def test_ap50_is_compared_over_the_same_images(tmp_path):
 def test_protocols_have_lines_of_their_own(tmp_path):
     save(tmp_path, "siamese")
     save(tmp_path, "siamese", protocol="one-shot-base", rows=rows_of(luck=0.9))
-    novel, base = leaderboard(summarise(tmp_path), tmp_path)
+    novel, base = leaderboard(summarise(tmp_path).rows, tmp_path)
     assert (novel.protocol, base.protocol) == ("one-shot", "one-shot-base")
     assert base.figures["ap50_boxes"] > novel.figures["ap50_boxes"]

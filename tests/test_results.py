@@ -255,7 +255,7 @@ def test_a_line_of_clicks_averages_seeds_and_folds(tmp_path):
     save_clicked(tmp_path, 0, {0: [0.2, 0.95], 1: [0.4, 0.6]})
     save_clicked(tmp_path, 0, {0: [0.4, 0.95], 1: [0.6, 0.8]}, seed=1)
     save_clicked(tmp_path, 1, {0: [0.8, 0.9]})
-    (line,) = leaderboard(summarise(tmp_path), tmp_path)
+    (line,) = leaderboard(summarise(tmp_path).rows, tmp_path)
     assert line.clicks.iou == pytest.approx([((0.3 + 0.5) / 2 + 0.8) / 2, ((0.775 + 0.875) / 2 + 0.9) / 2])
     assert line.clicks.seconds == pytest.approx([0.4, 0.8])
     for iou, (low, high) in zip(line.clicks.iou, line.clicks.ci95, strict=True):
@@ -266,7 +266,7 @@ def test_a_line_of_clicks_averages_seeds_and_folds(tmp_path):
     assert line.figures["noc90"] == pytest.approx(2.0)
     assert line.figures["over_limit90"] == 3.0  # 2 objects in fold 0, 1 in fold 1
     assert "seconds_per_update" not in line.figures
-    assert leaderboard(summarise(tmp_path))[0].clicks.ci95 is None
+    assert leaderboard(summarise(tmp_path).rows)[0].clicks.ci95 is None
     heads, (cells,) = results.cells([line])
     shown = dict(zip(heads, cells, strict=True))
     assert (shown["IoU@1"], shown["NoC@90"], shown["over@90"], shown["s/click"]) == ("0.600", "2.00", "3", "0.4000")
@@ -286,9 +286,9 @@ def test_the_deviation_over_seeds(tmp_path):
         for fold, miou in enumerate(folds)
     ]
     assert leaderboard(rows)[0].figures["miou_std_seeds"] == pytest.approx(0.1)
-    assert "std over seeds" in table(rows)
+    assert "std over seeds" in table(leaderboard(rows))
     assert "miou_std_seeds" not in leaderboard(rows[:-1])[0].figures  # a seed lacks a fold
-    assert "std over seeds" not in table(rows[:2])
+    assert "std over seeds" not in table(leaderboard(rows[:2]))
 
 
 def test_score_without_rows_or_of_another_fold_is_an_error():
@@ -308,7 +308,7 @@ def test_a_run_is_done_when_its_metrics_are_there(tmp_path):
     write_json(tmp_path / "trainings" / "metrics.json", {"seconds_train": 1})
     assert not is_done(tmp_path / "half")
     assert not is_done(tmp_path / "torn")
-    assert [row["run"] for row in summarise(tmp_path)] == ["done"]
+    assert [row["run"] for row in summarise(tmp_path).rows] == ["done"]
 
 
 def test_metrics_are_written_last(tmp_path, monkeypatch):
@@ -322,7 +322,7 @@ def test_metrics_are_written_last(tmp_path, monkeypatch):
 def test_summary_files(tmp_path):
     for fold in (1, 0):
         save(tmp_path, "panet", fold, n_folds=2)
-    rows = summarise(tmp_path)
+    rows = summarise(tmp_path).rows
     assert [row["fold"] for row in rows] == [0, 1]
     assert json.loads((tmp_path / "summary.json").read_text()) == rows
     frame = pd.read_csv(tmp_path / "summary.csv")
@@ -339,7 +339,7 @@ def test_summary_files(tmp_path):
 
 def test_mean_over_folds_is_the_mean_over_all_classes_and_lies_in_its_interval(tmp_path):
     rows = [row for fold in (0, 1) for row in save(tmp_path, "panet", fold)]
-    (line,) = leaderboard(summarise(tmp_path), tmp_path)
+    (line,) = leaderboard(summarise(tmp_path).rows, tmp_path)
     class_id, tp, fp, fn = (np.array([getattr(row, name) for row in rows]) for name in ("class_id", "tp", "fp", "fn"))
     assert line.miou == pytest.approx(mean_iou(class_id, tp, fp, fn))
     assert line.ci95 is not None
@@ -351,7 +351,7 @@ def test_mean_over_folds_is_the_mean_over_all_classes_and_lies_in_its_interval(t
 def test_more_folds_narrow_the_interval_of_the_mean(tmp_path):
     for fold in (0, 1):
         save(tmp_path, "panet", fold)
-    rows = summarise(tmp_path)
+    rows = summarise(tmp_path).rows
     (line,) = leaderboard(rows, tmp_path)
     assert line.ci95 is not None
     assert line.ci95[1] - line.ci95[0] < max(row["ci95"][1] - row["ci95"][0] for row in rows)
@@ -360,7 +360,7 @@ def test_more_folds_narrow_the_interval_of_the_mean(tmp_path):
 def test_seeds_are_averaged_within_their_fold(tmp_path):
     for fold, seed in ((0, 0), (0, 1), (1, 0)):
         save(tmp_path, "panet", fold, seed)
-    rows = summarise(tmp_path)
+    rows = summarise(tmp_path).rows
     (line,) = leaderboard(rows, tmp_path)
     found = [row["miou"] for row in rows]
     assert line.folds == pytest.approx({0: (found[0] + found[1]) / 2, 1: found[2]})
@@ -374,7 +374,7 @@ def test_seeds_are_averaged_within_their_fold(tmp_path):
 def test_an_interval_of_another_number_is_not_shown(tmp_path):
     save(tmp_path, "panet", 0)
     save(tmp_path, "panet", 1, miou=0.123)
-    (line,) = leaderboard(summarise(tmp_path), tmp_path)
+    (line,) = leaderboard(summarise(tmp_path).rows, tmp_path)
     assert line.ci95 is None
 
 
@@ -387,20 +387,20 @@ def test_a_partial_benchmark_says_so(folds, note):
     rows = [{**common, "n_shot": 1, "n_points": 5, "fold": fold, "miou": 0.5} for fold in folds]
     (line,) = leaderboard(rows, folds_expected=4)
     assert line.note == note
-    assert (note in table(rows, folds_expected=4)) or not note
+    assert (note in table(leaderboard(rows, folds_expected=4))) or not note
     assert leaderboard([{**row, "n_folds": 4} for row in rows])[0].note == note
 
 
 def test_two_versions_of_one_run_are_named(tmp_path):
     save(tmp_path, "panet", 0, name="old")
     save(tmp_path, "panet", 0, name="new")
-    assert leaderboard(summarise(tmp_path), tmp_path)[0].note == "mixed (several runs of one fold and seed)"
+    assert leaderboard(summarise(tmp_path).rows, tmp_path)[0].note == "mixed (several runs of one fold and seed)"
 
 
 def test_tables_show_the_figures_of_other_tasks():
     common = {"method": "OSVOS", "config": "osvos", "dataset": "davis", "task": "video", "protocol": "davis17"}
     row = {**common, "seed": 0, "n_shot": 1, "n_points": None, "fold": 0, "j_mean": 0.5, "f_mean": 0.6}
-    text = table([row])
+    text = table(leaderboard([row]))
     assert text.splitlines()[0].split() == ["config", "K", "P", "J", "F"]
     assert "0.500  0.600" in text
 
@@ -412,9 +412,9 @@ def test_settings_are_sorted_with_dense_last():
 
 
 def test_nothing_yet(tmp_path):
-    assert summarise(tmp_path) == []
+    assert summarise(tmp_path).rows == []
     assert json.loads((tmp_path / "summary.json").read_text()) == []
-    assert table([]).startswith("config")
+    assert table(leaderboard([])).startswith("config")
     with pytest.raises(FewsegError, match=r"^out: "):
         summarise(tmp_path / "nowhere")
 
@@ -441,10 +441,10 @@ def test_text_is_written_as_utf8_with_plain_line_ends(tmp_path):
 def test_runs_of_an_earlier_grid_are_left_out(tmp_path):
     save(tmp_path, "panet", 0)
     save(tmp_path, "older", 0)
-    assert {row["config"] for row in summarise(tmp_path)} == {"panet", "older"}
+    assert {row["config"] for row in summarise(tmp_path).rows} == {"panet", "older"}
     kept = next(row["run"] for row in results.collect(tmp_path) if row["config"] == "panet")
     write_json(tmp_path / "plan.json", {"n_folds": 4, "runs": [kept]})
-    assert {row["config"] for row in summarise(tmp_path)} == {"panet"}
+    assert {row["config"] for row in summarise(tmp_path).rows} == {"panet"}
 
 
 def compared(out: Path, config: str, fold: int, gain: float, noise: float = 0.0, sha: str = "list", **extra) -> None:
@@ -469,7 +469,7 @@ def test_a_steady_gain_is_separated_though_the_intervals_overlap(tmp_path):
         compared(tmp_path, "worse", fold, -0.02)
         compared(tmp_path, "noisy", fold, 0.0, noise=0.1)
         compared(tmp_path, "twin", fold, 0.0)
-    rows = summarise(tmp_path)
+    rows = summarise(tmp_path).rows
     lines = {line.config: line for line in leaderboard(rows, tmp_path)}
     found = {one.config: one for one in compare(rows, tmp_path, "base")}
     assert {c: one.seen for c, one in found.items()} == {
@@ -492,7 +492,7 @@ def test_the_paired_interval_is_that_of_two_bootstraps_with_one_seed(tmp_path):
     for fold in (0, 1):
         compared(tmp_path, "base", fold, 0.0)
         compared(tmp_path, "noisy", fold, 0.05, noise=0.1)
-    rows = summarise(tmp_path)
+    rows = summarise(tmp_path).rows
     (one,) = compare(rows, tmp_path, "base")
     means = {}
     for config in ("base", "noisy"):
@@ -509,9 +509,9 @@ def test_other_configurations_do_not_move_a_comparison(tmp_path):
     for fold in (0, 1):
         for config in ("base", "noisy"):
             compared(tmp_path, config, fold, 0.0, noise=0.1 * (config == "noisy"))
-    (alone,) = compare(summarise(tmp_path), tmp_path, "base")
+    (alone,) = compare(summarise(tmp_path).rows, tmp_path, "base")
     compared(tmp_path, "third", 0, 0.1)
-    among = compare(summarise(tmp_path), tmp_path, "base")
+    among = compare(summarise(tmp_path).rows, tmp_path, "base")
     assert next(one for one in among if one.config == "noisy") == alone
 
 
@@ -523,7 +523,7 @@ def test_what_cannot_be_compared_says_why(tmp_path):
     compared(tmp_path, "other-seed", 0, 0.1, seed=7)
     compared(tmp_path, "base", 0, 0.0, n_shot=5)
     compared(tmp_path, "lonely", 0, 0.0, n_shot=2)
-    rows = summarise(tmp_path)
+    rows = summarise(tmp_path).rows
     found = {one.config: one for one in compare(rows, tmp_path, "base")}
     assert found.keys() == {"other-list", "half", "other-seed"}
     assert found["other-list"].note == "not compared (different episode lists in fold 1)"
@@ -534,7 +534,7 @@ def test_what_cannot_be_compared_says_why(tmp_path):
     base = next(row for row in rows if row["config"] == "base" and row["fold"] == 1)
     half = next(row for row in rows if row["config"] == "half")
     assert found["half"].difference == pytest.approx(half["miou"] - base["miou"])
-    text = comparison_table(rows, tmp_path, "base")
+    text = comparison_table(results.comparisons(rows, tmp_path, "base"))
     assert " ".join(text.splitlines()[0].split()) == "config K P mIoU minus base 95 % paired interval seen note"
     assert "not compared (different episode lists" in text
 
@@ -545,7 +545,7 @@ def test_repetitions_of_one_training_are_compared_as_their_mean(tmp_path):
         for seed, gain in ((3, 0.02), (4, 0.04), (5, 0.06)):
             compared(tmp_path, "tuned", fold, gain, seed=seed, training=f"tuned{fold}")
             compared(tmp_path, "trained", fold, gain, seed=seed, training=f"trained{fold}{seed}")
-    rows = summarise(tmp_path)
+    rows = summarise(tmp_path).rows
     lines = {line.config: line for line in leaderboard(rows, tmp_path)}
     found = {one.config: one for one in compare(rows, tmp_path, "base")}
     assert found["tuned"].difference == pytest.approx(lines["tuned"].miou - lines["base"].miou)
@@ -563,7 +563,7 @@ def test_repetitions_of_one_training_are_compared_as_their_mean(tmp_path):
 def test_without_rows_there_is_a_difference_and_no_interval(tmp_path):
     for config in ("base", "other"):
         compared(tmp_path, config, 0, 0.1 * (config == "other"))
-    rows = summarise(tmp_path)
+    rows = summarise(tmp_path).rows
     (one,) = compare(rows, None, "base")
     assert (one.ci95, one.seen, one.note) == (None, "", "no interval (episodes.parquet is missing)")
     assert one.difference == pytest.approx(rows[1]["miou"] - rows[0]["miou"])
@@ -574,7 +574,7 @@ def test_without_rows_there_is_a_difference_and_no_interval(tmp_path):
 
 def test_nothing_to_compare():
     assert compare([], None, "base") == []
-    assert comparison_table([], None, None) == ""
+    assert comparison_table([]) == ""
     common = {"method": "M", "dataset": "d", "task": "semantic", "protocol": "clean", "seed": 0, "fold": 0, "miou": 0.5}
     row = {**common, "config": "a", "n_shot": 1, "n_points": None, "run": "r", "episode_list_sha256": "x"}
     assert compare([row], None, "a") == []
@@ -589,13 +589,17 @@ def test_a_benchmark_with_a_reference_writes_its_comparisons(tmp_path):
         compared(tmp_path, "better", fold, 0.02)
     plan = {"n_folds": 2, "runs": [path.name for path in tmp_path.iterdir()], "compare": {"reference": "base"}}
     write_json(tmp_path / "plan.json", plan)
-    rows = summarise(tmp_path)
+    rows = summarise(tmp_path).rows
     (one,) = json.loads((tmp_path / "comparisons.json").read_text())
     assert (one["config"], one["reference"], one["seen"]) == ("better", "base", "above")
     assert one["ci95"][0] > 0
     text = (tmp_path / "summary.md").read_text()
     assert "## Compared with base\n\n| config | K | P | mIoU | minus base | 95 % paired interval | seen |" in text
-    assert comparison_table(rows, tmp_path, results.reference_of(tmp_path)).splitlines()[1].endswith("above")
+    assert (
+        comparison_table(results.comparisons(rows, tmp_path, results.reference_of(tmp_path)))
+        .splitlines()[1]
+        .endswith("above")
+    )
     write_json(tmp_path / "plan.json", {**plan, "compare": None})
     summarise(tmp_path)
     assert not (tmp_path / "comparisons.json").exists()
@@ -606,7 +610,9 @@ def test_shares_of_the_guidance_keep_their_digits():
     common = {"method": "M", "config": "c", "dataset": "d", "task": "semantic", "protocol": "clean", "n_points": None}
     row = {**common, "n_shot": 1, "miou": 0.5, "guidance_between": 0.25}
     rows = [{**row, "fold": fold, "seed": 0, "guidance_within": value} for fold, value in ((0, 1e-4), (1, 3e-4))]
-    text = table(rows)
+    text = table(leaderboard(rows))
     assert "z within  z between" in text
     assert "0.0002    0.25" in text
-    assert "z within" not in table([{k: v for k, v in r.items() if not k.startswith("guidance")} for r in rows])
+    assert "z within" not in table(
+        leaderboard([{k: v for k, v in r.items() if not k.startswith("guidance")} for r in rows])
+    )

@@ -185,7 +185,7 @@ def save(out, config, drawn=0, rows=None, **extra):
 
 def test_a_line_of_videos(tmp_path):
     save(tmp_path, "guided")
-    rows = summarise(tmp_path)
+    rows = summarise(tmp_path).rows
     (line,) = leaderboard(rows, tmp_path)
     figures = rows[0]
     for name in (*DAVIS, "seconds_per_video", "seconds_per_frame", "seconds_guide_per_video", "seconds_per_update"):
@@ -202,7 +202,12 @@ def test_a_line_of_videos(tmp_path):
     assert shown["J&F"] == f"{figures['jf_mean']:.3f}"
     assert shown["95 % of J&F"] == "{:.3f} to {:.3f}".format(*figures["jf_ci95"])
     assert shown["s/update"] == f"{figures['seconds_per_update']:.4f}"
-    assert table(rows, tmp_path).splitlines()[0].split()[-4:] == ["s/video", "s/frame", "s/guide", "s/update"]
+    assert table(leaderboard(rows, tmp_path)).splitlines()[0].split()[-4:] == [
+        "s/video",
+        "s/frame",
+        "s/guide",
+        "s/update",
+    ]
     text = " ".join((tmp_path / "summary.md").read_text().split())
     assert "The first and the last frame of a video count in seconds only" in text
     assert "over 7 or 8 it holds the truth in fewer than 90 % of cases" in text
@@ -220,7 +225,7 @@ def test_a_line_of_videos(tmp_path):
 def test_columns_of_videos_say_where_lines_differ(tmp_path):
     save(tmp_path, "guided")
     save(tmp_path, "blind", class_blind=True, protocol="interactive-video", task="interactive_video")
-    lines = leaderboard(summarise(tmp_path), tmp_path)
+    lines = leaderboard(summarise(tmp_path).rows, tmp_path)
     heads, body = results.cells(lines)
     assert heads[:6] == ["task", "config", "protocol", "K", "P", "J&F"]
     assert [cells[:3] for cells in body] == [
@@ -241,7 +246,7 @@ def test_a_number_of_videos_is_told_for_every_run(tmp_path):
 def test_several_seeds_are_averaged_and_have_an_interval_of_miou_only(tmp_path):
     for seed in (0, 1):
         save(tmp_path, "guided", 50 * seed, seed=seed)
-    rows = summarise(tmp_path)
+    rows = summarise(tmp_path).rows
     (line,) = leaderboard(rows, tmp_path)
     assert line.figures["jf_mean"] == pytest.approx((rows[0]["jf_mean"] + rows[1]["jf_mean"]) / 2)
     assert rows[0]["jf_mean"] != rows[1]["jf_mean"]
@@ -266,7 +271,7 @@ def test_images_and_videos_in_one_table(tmp_path):
     }
     row |= {"n_shot": 1, "n_points": None, "miou": 0.5, "seconds_per_episode": 0.25}
     row |= {"seconds_guide": 0.1, "seconds_segment": 0.1}
-    lines = leaderboard([*summarise(tmp_path), row])
+    lines = leaderboard([*summarise(tmp_path).rows, row])
     assert lines[0].figures["seconds_per_update"] == pytest.approx(0.2)
     heads, body = results.cells(lines)
     assert body[0][heads.index("s/episode")] == "0.2500"
@@ -288,7 +293,7 @@ def test_mean_j_is_compared_over_the_same_videos(tmp_path):
     save(tmp_path, "twin", rows=base)
     save(tmp_path, "other", rows=rows_of(videos, seed=50))
     write_json(tmp_path / "plan.json", {"compare": {"reference": "base"}})
-    rows = summarise(tmp_path)
+    rows = summarise(tmp_path).rows
     figures = {row["config"]: row for row in rows}
     found = {one.config: one for one in compare(rows, tmp_path, "base")}
     for config, one in found.items():
@@ -319,7 +324,7 @@ def test_mean_j_is_compared_over_the_same_videos(tmp_path):
     assert "draws the same videos for both" in compared
     assert "over 7 or 8 it holds the truth in fewer than 90 % of cases" in compared
     assert found["better"].main == ("mean J", found["better"].j_difference, found["better"].j_ci95, "above")
-    told = comparison_table(rows, tmp_path, "base")
+    told = comparison_table(results.comparisons(rows, tmp_path, "base"))
     low, high = found["better"].j_ci95
     assert f"{found['better'].j_difference:+.3f} {low:+.3f} to {high:+.3f} above" in " ".join(told.split())
     alone = compare(rows, None, "base")
@@ -330,7 +335,7 @@ def test_mean_j_is_compared_over_the_same_videos(tmp_path):
 def test_a_mean_j_that_rows_do_not_give_has_no_interval(tmp_path):
     save(tmp_path, "base")
     save(tmp_path, "edited", 50, j_mean=0.123)
-    (one,) = compare(summarise(tmp_path), tmp_path, "base")
+    (one,) = compare(summarise(tmp_path).rows, tmp_path, "base")
     assert one.j_difference is not None
     assert one.j_ci95 is None
     assert one.ci95 is not None

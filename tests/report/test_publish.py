@@ -104,7 +104,7 @@ def test_pages_hold_the_papers_numbers_beside_ours(script, benchmark, root):
     assert [row[:4] for row in ours] == [["ours: panet", "shapes5i (fake)", "mIoU", k] for k in ("1", "5")]
     line = next(
         x
-        for x in leaderboard(summarise(benchmark), benchmark)
+        for x in leaderboard(summarise(benchmark).rows, benchmark)
         if (x.config, x.n_shot, x.n_points) == ("panet", 1, None)
     )
     expected = [f"{100 * v:.1f}" for v in (line.folds[0], line.folds[1], line.miou)]
@@ -162,7 +162,7 @@ def test_a_benchmark_of_clicks_points_and_classes_is_published(script, tmp_path,
         fake_run(out, "panet", 0, 1, n_points, task="interactive", protocol="interactive-points", dataset="voc400")
     script.publish(out, "fake", "make fake", root)
     readme = (root / "README.md").read_text()
-    lines = leaderboard(summarise(out), out)
+    lines = leaderboard(summarise(out).rows, out)
     assert "**shapes5i, interactive**\n\n| config | mIoU after 6 clicks | IoU@1 | IoU@5 | NoC@80 |" in readme
     clicked = sorted((line for line in lines if line.clicks), key=lambda line: -line.clicks.iou[0])
     start = readme.index("**shapes5i, interactive**")
@@ -199,7 +199,7 @@ def test_a_benchmark_of_instances_is_published(script, tmp_path, root):
     fake_search(out, "siamese", 0, "one-shot-code")
     script.publish(out, "fake", "make fake", root, picture, ["siamese", "random"])
     assert cv2.imread(str(picture)).shape == (64 + 8 + 64, 96, 3)
-    lines = leaderboard(summarise(out), out)
+    lines = leaderboard(summarise(out).rows, out)
     own, base = (
         next(x for x in lines if (x.config, x.protocol) == ("siamese", protocol))
         for protocol in ("one-shot", "one-shot-base")

@@ -1,9 +1,10 @@
 """What a benchmark leaves on disk, and the tables made from it. Nothing here imports torch.
 
 Everything can be computed again from ``episodes.parquet`` without a GPU. ``files`` holds rows and metrics,
-``leaderboard`` and ``compare`` sum them up with intervals, ``tables`` and ``summary`` write them down.
+``leaderboard``, ``compare`` and ``board`` sum them up with intervals, ``tables`` and ``summary`` write them down.
 """
 
+from fewseg.results.board import Board, read_board
 from fewseg.results.compare import Comparison, compare, comparisons, reference_of
 from fewseg.results.files import (
     amount,
@@ -21,7 +22,8 @@ from fewseg.results.files import (
     write_text,
 )
 from fewseg.results.leaderboard import FIGURES, ClickCurve, Line, leaderboard, of_instances, of_videos
-from fewseg.results.summary import summarise
+from fewseg.results.stamps import is_current, mark_current
+from fewseg.results.summary import in_the_terminal, summarise
 from fewseg.results.tables import (
     CLICKED,
     INSTANCES,
@@ -35,7 +37,9 @@ from fewseg.results.tables import (
     in_words,
     markdown,
     points,
+    ranked_by,
     table,
+    ties,
     training_notes,
 )
 
@@ -44,6 +48,7 @@ __all__ = [
     "FIGURES",
     "INSTANCES",
     "VIDEO",
+    "Board",
     "ClickCurve",
     "Comparison",
     "Line",
@@ -60,13 +65,18 @@ __all__ = [
     "explained",
     "figure_text",
     "finish_run",
+    "in_the_terminal",
     "in_words",
+    "is_current",
     "is_done",
     "leaderboard",
+    "mark_current",
     "markdown",
     "of_instances",
     "of_videos",
     "points",
+    "ranked_by",
+    "read_board",
     "read_metrics",
     "read_plan",
     "read_rows",
@@ -74,6 +84,7 @@ __all__ = [
     "remove_leftovers",
     "summarise",
     "table",
+    "ties",
     "training_notes",
     "write_json",
     "write_rows",

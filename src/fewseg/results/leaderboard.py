@@ -12,9 +12,10 @@ import numpy as np
 
 from fewseg.functional.instance_figures import interval_of_ap50
 from fewseg.functional.iou import percentile_interval
+from fewseg.functional.ranking import Rank, variance_split
 from fewseg.functional.run_figures import NOC_PERCENT
 from fewseg.results.files import GROUP, setting_order
-from fewseg.results.resampling import SAME, Resampled, average, by_fold, fold_mean, mean, resample
+from fewseg.results.resampling import SAME, Resampled, average, by_fold, fold_mean, mean, resample, together
 
 if TYPE_CHECKING:
     from fewseg.results.compare import Comparison
@@ -39,7 +40,14 @@ FIGURES = {
     "ap": "AP masks",
     "guidance_within": "z within",
     "guidance_between": "z between",
+    "miou_present": "mIoU, present",
+    "false_alarm": "false alarms",
+    "false_alarm_area": "false area",
+    "presence_accuracy": "presence",
     "miou_std_seeds": "std over seeds",
+    "sd_seeds": "sd seeds",
+    "sd_episodes": "sd episodes",
+    "sd_both": "sd both",
     "seconds_per_video": "s/video",
     "seconds_per_frame": "s/frame",
     "seconds_guide_per_video": "s/guide",
@@ -84,6 +92,8 @@ class Line:
         jf_ci95: of J&F, where it is that of one run; None elsewhere.
         ap50_boxes_ci95: of AP50 of boxes, where instances were asked for; made as ``ci95``.
         ap50_ci95: the same of masks.
+        rank: among the methods of the setting, as in ``ranking.rank``; None where there is nothing to rank.
+        trivial: whether this is an answer without any method, see ``Board.trivial``.
     """
 
     dataset: str
@@ -106,6 +116,8 @@ class Line:
     jf_ci95: tuple[float, float] | None = None
     ap50_boxes_ci95: tuple[float, float] | None = None
     ap50_ci95: tuple[float, float] | None = None
+    rank: Rank | None = None
+    trivial: bool = False
 
 
 def leaderboard(
@@ -158,7 +170,7 @@ def _line(runs: list[dict[str, Any]], drawn: Mapping[str, Resampled], folds_expe
         figures[name] *= len(folds)  # a number of objects, in all folds together
     deviation = _seed_deviation(scored)
     if deviation is not None:
-        figures["miou_std_seeds"] = deviation
+        figures |= {"miou_std_seeds": deviation, **_split(scored, drawn)}
     classes = dict.fromkeys(name for run in runs for name in run.get("per_class_iou", {}))
     seeds = {fold: {run["seed"] for run in group} for fold, group in by_fold(runs)}
     of_boxes, of_masks = _ap50_intervals([run for run in runs if "ap50" in run], figures, drawn)
@@ -192,10 +204,14 @@ def _seed_deviation(runs: Sequence[dict[str, Any]]) -> float | None:
     return float(np.std([mean(folds.values()) for folds in found.values()], ddof=1))
 
 
-def _all_drawn(runs: Sequence[Mapping[str, Any]], drawn: Mapping[str, Resampled]) -> list[Resampled] | None:
-    """Of every run what was drawn, together; None where one is missing or was drawn apart."""
-    found = [drawn[run["run"]] for run in runs if run.get("run") in drawn]
-    return found if found and len(found) == len(runs) and len({one.group for one in found}) == 1 else None
+def _split(runs: Sequence[dict[str, Any]], drawn: Mapping[str, Resampled]) -> dict[str, float]:
+    """How far mIoU moves with the seed, with the episodes and with both, where several seeds have the same folds."""
+    if together(runs, drawn) is None:
+        return {}
+    seeds = [[run for run in runs if run["seed"] == seed] for seed in dict.fromkeys(run["seed"] for run in runs)]
+    of_seeds = [average(np.stack([drawn[run["run"]].miou for run in own], axis=1), own) for own in seeds]
+    found = variance_split(np.stack(of_seeds, axis=1))
+    return {} if found is None else dict(zip(("sd_seeds", "sd_episodes", "sd_both"), found, strict=True))
 
 
 def _click_curve(runs: Sequence[dict[str, Any]], drawn: Mapping[str, Resampled]) -> ClickCurve | None:
@@ -207,7 +223,7 @@ def _click_curve(runs: Sequence[dict[str, Any]], drawn: Mapping[str, Resampled])
         return np.mean([np.mean([r[name][:shortest] for r in own], 0) for _, own in by_fold(runs) if shortest], 0)
 
     iou, seconds = mean("iou_at"), mean("seconds_at")
-    ci95, found = None, _all_drawn(runs, drawn)
+    ci95, found = None, together(runs, drawn)
     if found:
         replicates = np.stack([one.clicks[:, : len(iou)] for one in found], axis=1)
         ci95 = tuple(percentile_interval(average(replicates[:, :, k], runs), iou[k]) for k in range(len(iou)))
@@ -240,7 +256,7 @@ def _interval(
     if len(runs) == 1 and "ci95" in runs[0]:
         low, high = runs[0]["ci95"]
         return low, high
-    found = _all_drawn(runs, drawn)
+    found = together(runs, drawn)
     if found is None:
         return None
     if abs(float(average(np.array([[one.point for one in found]]), runs)[0]) - miou) > SAME:  # another number's
@@ -255,7 +271,7 @@ def _ap50_intervals(
     if len(runs) == 1 and "ap50_ci95" in runs[0]:
         of_boxes, of_masks = runs[0]["ap50_boxes_ci95"], runs[0]["ap50_ci95"]
         return (of_boxes[0], of_boxes[1]), (of_masks[0], of_masks[1])
-    found = _all_drawn(runs, drawn)
+    found = together(runs, drawn)
     if found is None or any(one.ap50 is None for one in found):
         return None, None
     boxes, masks = (average(np.stack([one.ap50[:, kind] for one in found], axis=1), runs) for kind in (0, 1))

@@ -56,7 +56,7 @@ class Resampled(NamedTuple):
         j: mean J of videos, (R,); None elsewhere, and where rows do not give the run's.
         ap50: AP50 of boxes and masks, (R, 2); None where no instances were asked for, and where rows do not give it.
         clicks: mean IoU after every click, (R, n_clicks); None where objects were not clicked.
-        final: the counts that make ``point``: query, class_id, tp, fp, fn, tn and box.
+        final: the rows that make ``point``, with the columns ``_COUNTED``.
         group: runs of a number were resampled together: their differences are paired.
     """
 
@@ -86,6 +86,12 @@ def resample(rows: Sequence[Mapping[str, Any]], out: Path | None) -> dict[str, R
         for number, group in enumerate(_drawn_together(runs)):
             found |= _resample(group, [read_rows(out / run["run"] / "episodes.parquet") for run in group], number)
     return found
+
+
+def together(runs: Sequence[Mapping[str, Any]], drawn: Mapping[str, Resampled]) -> list[Resampled] | None:
+    """Of every run what was drawn; None where one is missing, or they were resampled apart."""
+    found = [drawn[run["run"]] for run in runs if run.get("run") in drawn]
+    return found if found and len(found) == len(runs) and len({one.group for one in found}) == 1 else None
 
 
 def _drawn_together(runs: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
@@ -124,7 +130,7 @@ def _resample(runs: Sequence[Mapping[str, Any]], frames: Sequence[pd.DataFrame],
     }
 
 
-_COUNTED = ["query", "class_id", "tp", "fp", "fn", "tn", "box"]
+_COUNTED = ["episode", "query", "class_id", "object_id", "tp", "fp", "fn", "tn", "box"]
 
 
 def miou_replicates(runs: Sequence[Mapping[str, Any]], finals: Sequence[pd.DataFrame]) -> tuple[Any, Any]:

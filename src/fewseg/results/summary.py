@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from fewseg.errors import FewsegError
-from fewseg.results.compare import comparisons, reference_of
-from fewseg.results.files import collect, plain, write_json, write_text
-from fewseg.results.leaderboard import leaderboard
-from fewseg.results.tables import cells, compared_in_words, comparison_cells, explained, markdown, training_notes
+from fewseg.results.board import Board, read_board
+from fewseg.results.files import plain, write_json, write_text
+from fewseg.results.stamps import mark_current
+from fewseg.results.tables import (
+    cells,
+    compared_in_words,
+    comparison_cells,
+    comparison_table,
+    explained,
+    markdown,
+    table,
+    training_notes,
+)
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -35,29 +44,37 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def summarise(out: Path, folds_expected: int | None = None) -> list[dict[str, Any]]:
-    """Writes ``summary.json``, ``summary.csv`` and ``summary.md`` from the done runs in ``out``, and returns them.
+def in_the_terminal(board: Board) -> str:
+    """A board as plain text: the leaderboard, comparisons, and how the methods were trained."""
+    if not board.rows:
+        return "no run finished"
+    told = [table([*board.lines, *board.trivial]), comparison_table(board.comparisons)]
+    return "\n".join([*filter(None, told), *(f"training: {note}" for note in training_notes(board.rows))])
+
+
+def summarise(out: Path, folds_expected: int | None = None) -> Board:
+    """Writes ``summary.json``, ``.csv``, ``.md`` and ``.txt`` of the done runs in ``out``, and returns their board.
+
+    ``summary.txt`` is what the terminal shows.
 
     Where the benchmark names a reference, ``comparisons.json`` is written too, and ``summary.md`` shows them.
 
     Args:
         out: the benchmark's folder.
-        folds_expected: as in ``leaderboard``.
+        folds_expected: as in ``read_board``.
 
     Raises:
         FewsegError: ``out`` is no folder, or holds a foreign ``metrics.json`` or rows of another schema.
     """
     if not out.is_dir():
         raise FewsegError("out", out, "the folder of a benchmark", "name the --out of a `fewseg benchmark`")
-    rows = collect(out)
+    board = read_board(out, folds_expected)
+    rows, lines, compared = board.rows, [*board.lines, *board.trivial], board.comparisons
     write_json(out / "summary.json", rows)
     write_text(out / "summary.csv", _csv(rows))
-    lines = leaderboard(rows, out, folds_expected)
     trained = "".join(f"\n\nTraining: {note}." for note in training_notes(rows))
     told = "\n\n".join(explained(lines))
     body = f"{markdown(*cells(lines))}\n\n{told}{trained}" if lines else "No finished run."
-    reference = reference_of(out)
-    compared = comparisons(rows, out, reference)
     if compared:
         references = ", ".join(dict.fromkeys(one.reference for one in compared))
         body += f"\n\n## Compared with {references}\n\n{markdown(*comparison_cells(compared))}"
@@ -71,7 +88,9 @@ def summarise(out: Path, folds_expected: int | None = None) -> list[dict[str, An
             [dataclasses.asdict(one) | {name: getattr(one, name) for name in seen} for one in compared],
         )
     write_text(out / "summary.md", f"# {_title(rows)}\n\n{body}\n")
-    return rows
+    write_text(out / "summary.txt", in_the_terminal(board) + "\n")
+    mark_current(out, "summary")
+    return board
 
 
 def _title(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from fewseg.results.compare import Comparison, comparisons
-from fewseg.results.leaderboard import FIGURES, Line, leaderboard, of_instances, of_videos
+from fewseg.results.compare import Comparison
+from fewseg.results.leaderboard import FIGURES, Line, of_instances, of_videos
 from fewseg.results.resampling import mean
 
 _SHARES = {"guidance_within", "guidance_between"}  # may be tiny, so tables show significant digits and not decimals
@@ -81,6 +80,24 @@ INSTANCES = (
 _INSTANCE_SETTING = (
     "mIoU: that of the union of what is found. K: references, crops of other objects. Of folds: AP50 of boxes / masks."
 )
+_SPLIT = (
+    "Sd seeds: standard deviation of one training's mIoU from seed to seed; sd episodes: from one draw of query\n"
+    "images to the next; sd both: what one seed gains on one draw and another one does not."
+)
+_RANKED = (
+    "Rank: the places that a method may have in its setting by {by}, 95 % for all methods at once: paired bootstrap\n"
+    "over {drawn}, corrected for the number of comparisons; without the variation of training. Ties: A for the best\n"
+    "and all that cannot be told from it, B for the best of the rest and those that cannot be told from that one."
+)
+_TRIVIAL = (
+    "All background, all foreground and true box (the smallest rectangle around the truth) are what these answers\n"
+    "would score in the same episodes; they read no support."
+)
+_ABSENT = (
+    "Some queries do not show the class: mIoU, present: of those that do; false alarms: share of the others where\n"
+    "anything is found; false area: the mean share of their pixels; presence: balanced accuracy of finding anything\n"
+    "as an answer to whether the class is there."
+)
 _COMPARED = (
     "Difference of {what} to the reference, over the folds and seeds that both have. Interval: 95 % of a bootstrap\n"
     "that draws the same {drawn} for both. It holds neither the variation of training nor a correction for the\n"
@@ -107,7 +124,20 @@ def explained(lines: Sequence[Line]) -> list[str]:
     elif any("miou_std_seeds" in line.figures for line in lines):
         of = " of positive IU" if of_videos(lines) else ""
         told.append(f"Std over seeds{of}: standard deviation (n - 1) of the mean over folds, as the seed varies.")
+    if any("sd_seeds" in line.figures for line in lines):
+        told.append(_SPLIT)
+    if any(line.rank for line in lines):
+        told.append(_RANKED.format(by=ranked_by(lines), drawn="videos" if of_videos(lines) else "query images"))
+    if any(line.trivial for line in lines):
+        told.append(_TRIVIAL)
+    if any("false_alarm" in line.figures for line in lines):
+        told.append(_ABSENT)
     return told
+
+
+def ranked_by(lines: Sequence[Line]) -> str:
+    """What methods are ranked by, in words."""
+    return "mean J" if of_videos(lines) else "AP50 of boxes" if of_instances(lines) else "mIoU"
 
 
 def compared_in_words(found: Sequence[Comparison]) -> str:
@@ -162,16 +192,16 @@ def _difference(value: float | None, interval: tuple[float, float] | None) -> li
     return ["" if value is None else f"{value:+.3f}", between]
 
 
-def comparison_table(rows: Sequence[Mapping[str, Any]], out: Path | None, reference: str | None) -> str:
-    """The comparisons as aligned plain text; empty where there is nothing to compare. Arguments as in ``compare``.
+def comparison_table(found: Sequence[Comparison]) -> str:
+    """Comparisons as aligned plain text; empty where there are none.
 
+    >>> from fewseg.results.compare import compare
     >>> run = dict(dataset="d", task="semantic", protocol="clean", n_shot=1, n_points=5, fold=0, seed=0)
     >>> runs = [run | dict(config=c, miou=v, episode_list_sha256="a", run=c) for c, v in (("a", 0.5), ("b", 0.4))]
-    >>> print(comparison_table(runs, None, "a"))
+    >>> print(comparison_table(compare(runs, None, "a")))
     config  K  P  mIoU   minus a  95 % paired interval  seen  note
     b       1  5  0.400  -0.100                               no interval (episodes.parquet is missing)
     """
-    found = comparisons(rows, out, reference)
     return _aligned(*comparison_cells(found)) if found else ""
 
 
@@ -189,7 +219,18 @@ def cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
         extra.insert(extra.index("jf_mean") + 1, "jf_ci95")
     if not lines or any("seconds_per_video" not in line.figures for line in lines):
         extra.append("seconds_per_episode")  # of videos it is s/video
-    heads = [*wide, "config", "protocol", "K", "P", *(f"fold {fold}" for fold in folds), "mIoU", "95 % interval"]
+    ranks = _RANK if any(line.rank for line in lines) else []
+    heads = [
+        *wide,
+        "config",
+        "protocol",
+        "K",
+        "P",
+        *(f"fold {fold}" for fold in folds),
+        "mIoU",
+        "95 % interval",
+        *ranks,
+    ]
     names = {**FIGURES, "jf_ci95": "95 % of J&F", "seconds_per_episode": "s/episode"}
     heads += ["FB-IoU", "positive IU", *(names[name] for name in extra), *(["note"] * notes)]
     body = []
@@ -202,11 +243,11 @@ def cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
                 *(getattr(line, name) for name in wide),
                 line.config,
                 line.protocol,
-                str(line.n_shot),
-                points(line.n_points),
+                *_given(line),
                 *(_number(line.folds.get(fold)) for fold in folds),
                 _number(line.miou),
                 _range(line.ci95),
+                *_ranked(line)[: len(ranks)],
                 *figures.values(),
                 *([line.note] * notes),
             ]
@@ -227,15 +268,16 @@ def _video_cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     names = {**FIGURES, "positive_iou": "positive IU", "jf_ci95": "95 % of J&F"}
     known = {name for line in lines for name in line.figures} | {"jf_ci95" for line in lines if line.jf_ci95}
     shown, notes = [name for name in _VIDEO_FIGURES if name in known], any(line.note for line in lines)
+    ranks = _RANK if any(line.rank for line in lines) else []
     wide.insert(wide.index("protocol") if "protocol" in wide else len(wide), "config")
     body = []
     for line in lines:
         figures = {name: figure_text(name, line.figures.get(name)) for name in shown}
         if "jf_ci95" in figures:
             figures["jf_ci95"] = _range(line.jf_ci95)
-        setting = [*(getattr(line, name) for name in wide), str(line.n_shot), points(line.n_points)]
-        body.append([*setting, *figures.values(), *([line.note] * notes)])
-    return [*wide, "K", "P", *(names[name] for name in shown), *(["note"] * notes)], body
+        setting = [*(getattr(line, name) for name in wide), *_given(line)]
+        body.append([*setting, *figures.values(), *_ranked(line)[: len(ranks)], *([line.note] * notes)])
+    return [*wide, "K", "P", *(names[name] for name in shown), *ranks, *(["note"] * notes)], body
 
 
 _INSTANCE_FIGURES = (  # in the order of their columns
@@ -252,6 +294,7 @@ def _instance_cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     names = {**FIGURES, "ap50_boxes_ci95": "95 % of boxes", "ap50_ci95": "95 % of masks"}
     names |= {"miou": "mIoU", "seconds_per_episode": "s/episode"}
     notes = any(line.note for line in lines)
+    ranks = _RANK if any(line.rank for line in lines) else []
     found = []
     for line in lines:
         figures = {name: figure_text(name, value) for name, value in line.figures.items() if name in names}
@@ -260,16 +303,46 @@ def _instance_cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     shown = [name for name in _INSTANCE_FIGURES if any(figures.get(name) for figures in found)]
     body = []
     for line, figures in zip(lines, found, strict=True):
-        setting = [*(getattr(line, name) for name in wide), line.config, line.protocol, str(line.n_shot)]
+        setting = [*(getattr(line, name) for name in wide), line.config, line.protocol, *_given(line)[:1]]
         of_folds = [_ap50_of_fold([run for run in line.runs if run["fold"] == fold]) for fold in folds]
-        body.append([*setting, *of_folds, *(figures.get(name, "") for name in shown), *([line.note] * notes)])
+        values = [*of_folds, *(figures.get(name, "") for name in shown), *_ranked(line)[: len(ranks)]]
+        body.append([*setting, *values, *([line.note] * notes)])
     heads = [*wide, "config", "protocol", "K", *(f"fold {fold}" for fold in folds)]
-    return [*heads, *(names[name] for name in shown), *(["note"] * notes)], body
+    return [*heads, *(names[name] for name in shown), *ranks, *(["note"] * notes)], body
 
 
 def _ap50_of_fold(runs: Sequence[dict[str, Any]]) -> str:
     scored = [run for run in runs if "ap50" in run]
     return " / ".join(_number(mean(run[name] for run in scored)) for name in ("ap50_boxes", "ap50") if scored)
+
+
+_RANK = ["rank", "ties"]
+
+
+def _ranked(line: Line) -> list[str]:
+    """The ranks that a line may have, and the letter of those that cannot be told from the best one of them."""
+    if line.rank is None:
+        return ["", ""]
+    low, high, group = line.rank
+    return [str(low) if low == high else f"{low} to {high}", ties(group)]
+
+
+def ties(group: int) -> str:
+    """The letter of a group of ties.
+
+    >>> ties(1), ties(26), ties(27)
+    ('A', 'Z', 'AA')
+    """
+    letters = ""
+    while group:
+        group, rest = divmod(group - 1, 26)
+        letters = chr(ord("A") + rest) + letters
+    return letters
+
+
+def _given(line: Line) -> list[str]:
+    """K and P as text; a trivial answer reads no support."""
+    return ["", ""] if line.trivial else [str(line.n_shot), points(line.n_points)]
 
 
 def points(n_points: int | None) -> str:
@@ -311,15 +384,17 @@ def _aligned(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
-def table(rows: Sequence[Mapping[str, Any]], out: Path | None = None, folds_expected: int | None = None) -> str:
-    """The leaderboard as aligned plain text; arguments as in ``leaderboard``.
+def table(lines: Sequence[Line]) -> str:
+    """A leaderboard as aligned plain text.
 
+    >>> from fewseg.results.leaderboard import leaderboard
     >>> run = dict(dataset="d", task="semantic", protocol="clean", config="panet", method="PANet", n_shot=1, seed=0)
-    >>> print(table([{**run, "n_points": None, "fold": 2, "miou": 0.5, "ci95": [0.4, 0.6]}], folds_expected=4))
+    >>> run |= {"n_points": None, "fold": 2, "miou": 0.5, "ci95": [0.4, 0.6]}
+    >>> print(table(leaderboard([run], folds_expected=4)))
     config  protocol  K  P      fold 2  mIoU   95 % interval   FB-IoU  positive IU  s/episode  note
     panet   clean     1  dense  0.500   0.500  0.400 to 0.600                                  partial (fold 2 of 4)
     """
-    return _aligned(*cells(leaderboard(rows, out, folds_expected)))
+    return _aligned(*cells(lines))
 
 
 def markdown(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
