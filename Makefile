@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 2
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install benchmark benchmark-voc400 benchmark-shapes-zoo benchmark-voc400-zoo benchmark-ablations benchmark-interactive-points benchmark-thesis benchmark-interactive-real benchmark-transfer benchmark-video benchmark-interactive-video benchmark-davis benchmark-osvos-semantic benchmark-instance benchmark-instance-splits benchmark-instance-all test check lint types format report docs bench-data bench-train bench-session bench-video bench-instance imagenet-list clean
+.PHONY: help install benchmark benchmark-voc400 benchmark-shapes-zoo benchmark-voc400-zoo benchmark-ablations benchmark-interactive-points benchmark-thesis benchmark-interactive-real benchmark-transfer benchmark-video benchmark-interactive-video benchmark-davis benchmark-osvos-semantic benchmark-instance benchmark-instance-splits benchmark-instance-all test test-e2e check lint types format report docs bench-data bench-train bench-session bench-video bench-instance imagenet-list clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-28s %s\n", $$1, $$2}'
@@ -75,6 +75,11 @@ benchmark-instance-all: $(INSTALLED)  ## trained on all classes, from a referenc
 test: export OMP_NUM_THREADS := 1
 test: $(INSTALLED)  ## run the tests, a file at a time in each of two processes
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-e2e: $(INSTALLED)  ## open the pages in a headless browser, which is installed where that is possible
+	command -v chromedriver > /dev/null || { test "$$(id -u)" = 0 && apt-get update --quiet && apt-get install --yes --no-install-recommends chromium chromium-driver; } \
+		|| echo "no browser: install chromium and chromium-driver (Debian) to test the pages" >&2
+	$(BIN)/python -m pytest tests/e2e
 
 check: lint types  ## lint and types
 

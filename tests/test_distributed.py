@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -177,3 +178,61 @@ def test_more_processes_than_episodes_are_refused():
         data.test_dataloader()
     data.trainer.world_size = 2
     assert len(data.test_dataloader().dataset) == 1
+
+
+def recipe(heading):
+    """The commands of a section of docs/scaling.md, one for each of its machines."""
+    text = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text()
+    section = text.split(f"### {heading}\n")[1].split("\n#")[0]
+    return section.split("```sh\n")[1].split("```")[0].replace("\\\n", " ").strip().splitlines()
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def test_two_nodes_give_the_rows_of_one_process_by_the_recipe_of_the_docs(tmp_path):
+    """The commands of the page, word for word, with an address, files and a size that fit a test."""
+    here = {
+        "10.0.0.1": "127.0.0.1",
+        "--trainer.devices 4": "--trainer.devices 1",
+        "experiments/models/guided.yaml": str(tmp_path / "guided.yaml"),
+        "experiments/data/shapes.yaml": str(TINY),
+    }
+    guided = Path(__file__).parents[1] / "experiments" / "models" / "guided.yaml"
+    (tmp_path / "guided.yaml").write_text(guided.read_text())
+    lines = recipe("Several machines")
+    fits, tests = ([line for line in lines if f"fewseg {verb}" in line] for verb in ("fit", "test"))
+    assert len(fits) == len(tests) == 2
+    extra = f" --data.n_episodes {N_EPISODES} --data.eval_batch_size 1"
+    for commands in (fits, tests):
+        here["29500"] = str(free_port())
+        nodes = []
+        for command in commands:
+            for word, ours in here.items():
+                command = command.replace(word, ours)
+            command = command.replace("fewseg ", f"{sys.executable} -m fewseg.cli ") + extra
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            nodes.append(
+                subprocess.Popen(command, shell=True, cwd=tmp_path, env=environment, start_new_session=True, **streams)
+            )
+        for node in nodes:
+            try:
+                printed, _ = node.communicate(timeout=LIMIT)
+            except subprocess.TimeoutExpired:
+                for other in nodes:
+                    os.killpg(other.pid, signal.SIGKILL)
+                pytest.fail(f"no end after {LIMIT} seconds")
+            assert node.returncode == 0, printed[-4000:]
+    # one process tests what the two have trained
+    last = only(tmp_path / "runs" / "guided", "last.ckpt")
+    alone = ["test", "--config", str(TINY), "--config", str(tmp_path / "guided.yaml"), "--ckpt_path", str(last)]
+    options = ["--data.n_episodes", str(N_EPISODES), "--data.eval_batch_size", "1"]
+    assert main([*alone, *options, "--trainer.default_root_dir", str(tmp_path / "alone")]) == 0
+    one, two = (pd.read_parquet(only(tmp_path / name, "episodes.parquet")) for name in ("alone", "runs/guided-test"))
+    assert two.episode.tolist() == list(range(N_EPISODES))
+    untimed = [name for name in one.columns if not name.startswith("seconds")]
+    pd.testing.assert_frame_equal(one[untimed], two[untimed])

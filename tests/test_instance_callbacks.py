@@ -116,7 +116,8 @@ def row(episode, tp, **more):
 
 
 def test_episodes_are_ranked_by_the_union_of_what_was_found(data, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(callbacks, "draw_episodes", lambda *what: [np.zeros((2, 2, 3), np.uint8)] * 3)
+    blank = callbacks.Drawn(*[np.zeros((2, 2, 3), np.uint8)] * 2, *[np.zeros((2, 2), np.uint8)] * 2)
+    monkeypatch.setattr(callbacks, "look_at", lambda *what: [blank] * 3)
     found = {"score": 0.9, "object_id": 0}
     rows = [row(0, 5, truth="1:1"), row(0, 0, **found), row(1, 2, truth="1:1"), row(1, 9, **found), row(2, 8)]
     save_pictures(model, data, rows, tmp_path)

@@ -19,7 +19,6 @@ import torch
 import yaml
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from serial import SerialExecutor
 
 from fewseg import benchmark
 from fewseg.cli import main
@@ -27,6 +26,7 @@ from fewseg.datamodules import FewShotDataModule
 from fewseg.datasets import CocoOneShot, Shapes5i, ShapesCoco
 from fewseg.datasets.voc import voc_palette
 from fewseg.models.base import FewShotSegmentor
+from quick import InProcess
 
 torch.set_num_threads(1)
 
@@ -221,7 +221,7 @@ def test_validation_asks_for_base_classes_in_images_that_neither_train_nor_test(
 
 def run(path, out):
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(benchmark.engine, "LocalExecutor", SerialExecutor)
+        patched.setattr(benchmark.engine, "_executor", lambda name, out, runner, *rest: InProcess(out, runner))
         return main(["benchmark", str(path), "--out", str(out), "--workers", "1"])
 
 

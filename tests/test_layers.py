@@ -10,7 +10,7 @@ LAYERS = {
     "functional": 1,
     "network": 2, "datasets": 2, "modules": 2, "losses": 2, "metrics": 2,
     "sampling": 3, "transforms": 3, "results": 3,
-    "protocols": 4, "refinement": 4, "pictures": 4, "feature_store": 4, "frame_annotations": 4,
+    "protocols": 4, "refinement": 4, "pictures": 4, "dashboard": 4, "feature_store": 4, "frame_annotations": 4,
     "session": 5, "video_session": 5, "instance_search": 5,
     "evaluation": 6,
     "datamodules": 7, "models": 7,

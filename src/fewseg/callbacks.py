@@ -9,16 +9,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
+import yaml
+from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
-from fewseg import evaluation
+from fewseg import dashboard, evaluation
 from fewseg.datamodules import FewShotDataModule
 from fewseg.episode import POSITIVE, VOID, EpisodeBatch, EpisodeSpec, Instances, Row, VideoEpisode
 from fewseg.errors import FewsegError
@@ -40,6 +42,8 @@ from fewseg.functional.video_scores import frame_j
 from fewseg.models.base import GIF_FRAMES, FewShotSegmentor, Labels
 from fewseg.results import atomic, in_words, read_rows, write_json, write_rows, write_text
 from fewseg.sampling import EvaluationPart, search_dataset
+
+_JPEG = (cv2.IMWRITE_JPEG_QUALITY, 90)  # ignored for PNGs
 
 
 def _folder(trainer: pl.Trainer) -> Path:
@@ -341,7 +345,7 @@ class WritePredictions(_LastWord):
         scene, references = data.dataset.image(spec.query_id), [crop for crop, _ in data.pictures_of_supports(spec)]
         drawn = draw_instances(scene, found, references, threshold, max(240, scene.shape[0]))
         picture = Path(name).with_suffix(".jpg").name
-        cv2.imwrite(str(self.folder / picture), drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+        cv2.imwrite(str(self.folder / picture), drawn[..., ::-1], _JPEG)
         asked = [number, spec.query_id, " ".join(spec.support_ids), spec.class_id]
         self.found.append(
             [
@@ -398,49 +402,74 @@ def _write_labels(path: Path, labels: np.ndarray[Any, Any]) -> None:
         image.save(temporary, format="PNG")
 
 
-def draw_episodes(module: FewShotSegmentor, data: FewShotDataModule, specs: list[EpisodeSpec]) -> list[np.ndarray]:
-    """One panel (support, query, prediction, truth; clicks where there are some) per episode, (h, w, 3) uint8.
+class Drawn(NamedTuple):
+    """An episode for people to look at.
 
-    Where instances are asked for: those found, with the references in a corner, and the truth.
+    Args:
+        panel: (h, w, 3) uint8, support, query, prediction and truth side by side; clicks where there are some.
+        query: (H, W, 3) uint8.
+        prediction: (H, W) uint8, 1 in the mask, or the numbers of instances from 1.
+        truth: the same of the truth, 255 where it is unknown.
+    """
+
+    panel: np.ndarray[Any, Any]
+    query: np.ndarray[Any, Any]
+    prediction: np.ndarray[Any, Any]
+    truth: np.ndarray[Any, Any]
+
+
+def look_at(module: FewShotSegmentor, data: FewShotDataModule, specs: list[EpisodeSpec]) -> list[Drawn]:
+    """What a method answers in any episodes but videos.
+
+    Where instances are asked for, the panel has those found, with the references in a corner, and the truth.
     """
     was_training = module.training  # the trainer has undone the eval mode of the test by now
     module.eval()
     try:
-        return [_draw_episode(module, data, spec) for spec in specs]
+        return [_look_at(module, data, spec) for spec in specs]
     finally:
         module.train(was_training)
 
 
-def _draw_episode(module: FewShotSegmentor, data: FewShotDataModule, spec: EpisodeSpec) -> np.ndarray:
-    """The panel of any episode but a video."""
+def draw_episodes(module: FewShotSegmentor, data: FewShotDataModule, specs: list[EpisodeSpec]) -> list[np.ndarray]:
+    """The panels of ``look_at``."""
+    return [drawn.panel for drawn in look_at(module, data, specs)]
+
+
+def _look_at(module: FewShotSegmentor, data: FewShotDataModule, spec: EpisodeSpec) -> Drawn:
     if data.evaluation_part.interaction is not None:
-        return _draw_object(module, data, spec)
+        return _look_at_object(module, data, spec)
     if _searches(data):
-        return _draw_search(module, data, spec)
+        return _look_at_search(module, data, spec)
     together = [s for s in data.episode_list().specs if spec.group is not None and s.group == spec.group] or [spec]
     batch, place = data.batch_of(together).to(module.device), together.index(spec)
     logits = evaluation.predict(module.network, batch).logits
     pred, target = evaluation.masks(batch, logits)[place], batch.targets[place]
     assert target is not None
-    supports = data.pictures_of_supports(spec)
+    supports, truth = data.pictures_of_supports(spec), target.cpu().numpy()
     query = cv2.resize(data.dataset.image(spec.query_id), pred.shape[::-1], interpolation=cv2.INTER_AREA)
-    return panel(supports, query, pred, target.cpu().numpy())
+    return Drawn(panel(supports, query, pred, truth), query, pred, truth)
 
 
-def _draw_object(module: FewShotSegmentor, data: FewShotDataModule, spec: EpisodeSpec) -> np.ndarray:
-    """The panel of an object: with the clicks of the robot, or those that the episode was drawn with."""
+def _look_at_object(module: FewShotSegmentor, data: FewShotDataModule, spec: EpisodeSpec) -> Drawn:
+    """An object: with the clicks of the robot, or those that the episode was drawn with."""
     pred, clicks = evaluation.answers(module, data, spec)
     target = data.batch_of([spec]).targets[0]
     assert target is not None
     truth, query, supports = target.numpy(), data.dataset.image(spec.query_id), data.pictures_of_supports(spec)
-    return click_panel(query, clicks, pred, truth, supports)
+    drawn = click_panel(query, clicks, pred, truth, supports)
+    return Drawn(drawn, cv2.resize(query, pred.shape[::-1], interpolation=cv2.INTER_AREA), pred, truth)
 
 
-def _draw_search(module: FewShotSegmentor, data: FewShotDataModule, spec: EpisodeSpec) -> np.ndarray:
-    """The panel of an episode that asks for instances."""
+def _look_at_search(module: FewShotSegmentor, data: FewShotDataModule, spec: EpisodeSpec) -> Drawn:
+    """An episode that asks for instances."""
     found, truth = _search(module, data, spec, data.random_boxes)
     references = [crop for crop, _ in data.pictures_of_supports(spec)]
-    return instance_panel(data.dataset.image(spec.query_id), found, truth, references, data.evaluation_part.threshold)
+    query, threshold = data.dataset.image(spec.query_id), data.evaluation_part.threshold
+    assert found.scores is not None
+    pred, known = numbered(found.masks, drawn_places(found.scores, threshold)), range(len(truth.boxes))
+    drawn = instance_panel(query, found, truth, references, threshold)
+    return Drawn(drawn, query, pred, numbered(truth.masks, known))
 
 
 def _search(
@@ -461,10 +490,22 @@ def _shown(instances: Instances) -> Shown:
     return Shown(instances.boxes.numpy(), instances.masks.numpy(), scores)
 
 
-def save_pictures(module: FewShotSegmentor, data: FewShotDataModule, rows: list[Row], folder: Path) -> None:
+def save_pictures(
+    module: FewShotSegmentor, data: FewShotDataModule, rows: list[Row], folder: Path, n_listed: int = 0
+) -> None:
     """The best, the median and the worst episode of a run, or strips of its first videos, with ``index.json``.
 
-    Episodes that ask for instances are ranked by the IoU of the union of what was found.
+    Episodes that ask for instances are ranked by the IoU of the union of what was found. Beside the panel of an episode
+    its query and the masks are kept, which ``overlay`` in the index names, for pictures with masks to switch on and
+    off. An episode costs about as much as it did in the test.
+
+    Args:
+        module: after a test.
+        data: of the test.
+        rows: of the test.
+        folder: where to.
+        n_listed: so many episodes from the start of the list as well, as kind ``list``, the same ones for all methods
+            of a setting; queries without the class are passed over.
     """
     specs = data.episode_list().specs
     if _films(data):
@@ -473,13 +514,16 @@ def save_pictures(module: FewShotSegmentor, data: FewShotDataModule, rows: list[
     episodes = (row for row in rows if row.present and row.score is None)  # no single detections
     shown = list({row.episode: row for row in episodes}.values())  # of an object, the last click
     order = sorted(shown, key=lambda row: (row.tp / max(row.tp + row.fp + row.fn, 1), row.episode))
-    chosen = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
+    chosen = [("worst", order[0]), ("median", order[len(order) // 2]), ("best", order[-1])]
+    chosen += [("list", row) for row in sorted(shown, key=lambda row: row.episode)[:n_listed]]
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
-    images = draw_episodes(module, data, [specs[row.episode] for row in chosen.values()])
-    for (kind, row), image in zip(chosen.items(), images, strict=True):
-        name = f"{kind}-{row.episode}.png"
-        cv2.imwrite(str(folder / name), image[..., ::-1])
+    places = sorted({row.episode for _, row in chosen})
+    drawn = dict(zip(places, look_at(module, data, [specs[place] for place in places]), strict=True))
+    for kind, row in chosen:
+        # a fifth of a PNG, for what every run has
+        name, one = f"{kind}-{row.episode}.{'jpg' if kind == 'list' else 'png'}", drawn[row.episode]
+        cv2.imwrite(str(folder / name), one.panel[..., ::-1], _JPEG)
         entries.append(
             {
                 "file": name,
@@ -489,9 +533,18 @@ def save_pictures(module: FewShotSegmentor, data: FewShotDataModule, rows: list[
                 "iou": row.tp / max(row.tp + row.fp + row.fn, 1),
                 "class_name": data.dataset.class_names[row.class_id - 1],
                 "clicks": row.click,
+                "overlay": {part: f"{part}-{row.episode}{suffix}" for part, suffix in _OVERLAY.items()},
             }
         )
+    for place, one in drawn.items():
+        query = folder / f"query-{place}{_OVERLAY['query']}"
+        cv2.imwrite(str(query), one.query[..., ::-1], _JPEG)
+        for part, mask in (("prediction", one.prediction), ("truth", one.truth)):
+            cv2.imwrite(str(folder / f"{part}-{place}{_OVERLAY[part]}"), mask.astype(np.uint8))
     write_json(folder / "index.json", entries)
+
+
+_OVERLAY = {"query": ".jpg", "prediction": ".png", "truth": ".png"}  # a few kilobytes each
 
 
 def _save_films(
@@ -512,7 +565,7 @@ def _save_films(
         for kind, labels, annotated in (("film", pred, dict.fromkeys(given)), ("truth", truth, given)):
             name = f"{kind}-{place}.jpg"  # a tenth of a PNG, in a page that holds many
             strip = film_strip(images, labels, annotated)
-            cv2.imwrite(str(folder / name), strip[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+            cv2.imwrite(str(folder / name), strip[..., ::-1], _JPEG)
             entry = {"file": name, "kind": kind, "episode": place, "query": spec.query_id, "annotated": sorted(given)}
             entries.append(entry | ({"j_mean": _mean_j(own, len(video))} if kind == "film" and own else {}))
     write_json(folder / "index.json", entries)
@@ -535,6 +588,54 @@ def _mean_j(rows: Sequence[Row], n_frames: int) -> float:
     return float(frame_j(tp, fp, fn).mean())
 
 
+class SaveConfig(SaveConfigCallback):
+    """Lightning's ``config.yaml``; the same goes to wandb, by which runs are filtered and compared there."""
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Called once, on the first process."""
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        told = {key: config[key] for key in ("seed_everything", "model", "data") if key in config}
+        told["trainer"] = {k: v for k, v in config["trainer"].items() if k not in ("logger", "callbacks")}
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_hyperparams(told)
+
+
+class Dashboard(WandbLogger):
+    """Lightning's logger for wandb, offline unless ``WANDB_MODE`` or a sweep says otherwise, and quiet.
+
+    A member of a sweep goes online, for the sweep's server waits for its score.
+
+    Args:
+        project: of wandb.
+        save_dir: where the files are written.
+        name: of the run; None lets wandb make one up.
+        id: of the run; the same one goes on with a run that is online.
+        group: of runs that belong together.
+    """
+
+    def __init__(
+        self,
+        project: str = "fewseg",
+        save_dir: str = "runs/wandb",
+        name: str | None = None,
+        id: str | None = None,
+        group: str | None = None,
+    ) -> None:
+        Path(save_dir).mkdir(parents=True, exist_ok=True)  # else wandb warns and writes elsewhere
+        more = {"group": group, "mode": dashboard.mode(), "settings": dashboard.quiet()}
+        super().__init__(name=name, save_dir=save_dir, id=id, project=project, **more)
+        self._wandb_init.pop("anonymous", None)  # which Lightning passes on, and wandb warns of
+        self.told = False
+
+    def finalize(self, status: str) -> None:
+        """After training or a test: one line on where the files are."""
+        super().finalize(status)
+        if self._experiment is not None and not self.told and dashboard.mode() == "offline":
+            self.told = True
+            print(dashboard.upload_hint(Path(self.experiment.settings.sync_dir)))
+
+
 class EpisodePanels(pl.Callback):
     """Logs support, query, prediction and truth of a few base-class episodes to wandb, as images with mask overlays.
 
@@ -555,10 +656,8 @@ class EpisodePanels(pl.Callback):
         loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
         if not loggers or trainer.sanity_checking or not isinstance(pl_module, FewShotSegmentor):
             return
-        import wandb
-
         data: FewShotDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        names = {0: "background", 1: "foreground", 255: "unknown"}
+        names = {0: "background", 1: "foreground"}
         panels: dict[str, Any] = {}
         specs = data.validation_episodes().specs[: self.n_episodes]
         if _searches(data) and pl_module.network.output == "instances":
@@ -570,11 +669,10 @@ class EpisodePanels(pl.Callback):
             assert target is not None
             query = cv2.resize(data.dataset.image(spec.query_id), pred.shape[::-1], interpolation=cv2.INTER_AREA)
             masks = {"prediction": pred, "truth": target.cpu().numpy()}
-            layers = {name: {"mask_data": mask, "class_labels": names} for name, mask in masks.items()}
-            panels[f"episodes/{i}/query"] = wandb.Image(query, masks=layers, caption=spec.query_id)
+            panels[f"episodes/{i}/query"] = dashboard.with_masks(query, masks, names, spec.query_id)
             for shot, (image, annotation) in enumerate(data.pictures_of_supports(spec)):
-                layer = {"annotation": {"mask_data": annotation, "class_labels": names}}
-                support = wandb.Image(image, masks=layer, caption=spec.support_ids[shot])
+                layer = {"annotation": annotation}
+                support = dashboard.with_masks(image, layer, names, spec.support_ids[shot])
                 panels[f"episodes/{i}/support{shot}"] = support
         for logger in loggers:  # without step=, which would have to keep up with the logger's own counter
             logger.experiment.log({**panels, "trainer/global_step": trainer.global_step})

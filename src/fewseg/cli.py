@@ -55,9 +55,18 @@ def _parser() -> argparse.ArgumentParser:
     benchmark.add_argument("config", type=Path, help="a YAML file of experiments/benchmarks")
     benchmark.add_argument("--out", type=Path, required=True, help="the benchmark's folder, e.g. runs/shapes")
     benchmark.add_argument("--workers", type=int, help="trainings at once (default: one a GPU, or 2 on a CPU)")
-    benchmark.add_argument("--dry-run", action="store_true", help="list trainings and runs, and what is done")
+    told = "where trainings run: on this machine, or as tasks of Ray (pip install fewseg[ray])"
+    benchmark.add_argument("--executor", choices=["local", "ray"], default="local", help=f"{told} (default: local)")
+    told = "a running Ray cluster to join (default: one is started on this machine)"
+    benchmark.add_argument("--ray-address", metavar="ADDRESS", help=told)
+    told = "list trainings and runs, what is done and how long the rest may take, and stop"
+    benchmark.add_argument("--dry-run", action="store_true", help=told)
     report = commands.add_parser("report", help="rebuild tables and report.html from what is on disk")
     report.add_argument("out", type=Path, help="a benchmark's folder")
+    for command, what in ((benchmark, "log to wandb while it runs"), (report, "send what is done to wandb")):
+        project = os.environ.get("WANDB_PROJECT") or "fewseg"
+        told = f"{what}, offline unless WANDB_MODE=online (default: {project})"
+        command.add_argument("--wandb", metavar="PROJECT", nargs="?", const=project, help=told)
     data = commands.add_parser("data", help="prepare or check a data set")
     data.add_argument("action", choices=["prepare", "check"])
     data.add_argument("name", choices=["pascal5i", "davis", "coco", "shapes", "shapes-video", "shapes-coco"])
@@ -76,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "benchmark":
             return _benchmark(options)
         if options.command == "report":
-            return _report(options.out)
+            return _report(options.out, options.wandb)
         return _data(options)
     except FewsegError as error:
         print(f"fewseg: error: {error}", file=sys.stderr)
@@ -102,27 +111,41 @@ def _benchmark(options: argparse.Namespace) -> int:
     from fewseg import benchmark
 
     if options.dry_run:
-        print(benchmark.describe(benchmark.plan(options.config), options.out))
+        print(benchmark.describe(benchmark.plan(options.config), options.out, options.workers))
         return 0
-    status = benchmark.execute(options.config, options.out, options.workers)
+    runner = benchmark.LightningRunner(options.wandb)
+    status = benchmark.execute(
+        options.config, options.out, options.workers, options.executor, options.ray_address, runner
+    )
     from fewseg.report import build_report
+    from fewseg.results import is_current
 
-    print(f"report: {build_report(options.out)}")
+    report = options.out / "report.html"
+    if not (report.is_file() and is_current(options.out, "report")):
+        build_report(options.out)
+    print(f"report: {report}")
+    _upload(options.out, options.wandb)
     return status
 
 
-def _report(out: Path) -> int:
+def _report(out: Path, wandb: str | None) -> int:
     from fewseg.report import build_report
-    from fewseg.results import summarise, table, training_notes
+    from fewseg.results import in_the_terminal, summarise
 
     if not out.is_dir():
         raise FewsegError("out", out, "a benchmark's folder", "run fewseg benchmark first")
-    rows = summarise(out)
-    print(table(rows, out))
-    for note in training_notes(rows):
-        print(f"training: {note}")
+    print(in_the_terminal(summarise(out)))
     print(f"report: {build_report(out)}")
+    _upload(out, wandb)
     return 0
+
+
+def _upload(out: Path, project: str | None) -> None:
+    """Sends a benchmark to wandb, where that is asked for."""
+    if project is not None:
+        from fewseg.dashboard import upload
+
+        print(upload(out, project))
 
 
 def _data(options: argparse.Namespace) -> int:
@@ -147,7 +170,7 @@ def _lightning(argv: list[str]) -> int:
 
     import fewseg.datasets
     import fewseg.models  # noqa: F401  (class names become known to the parser)
-    from fewseg.callbacks import EpisodePanels, SaveModel, WritePredictions, WriteRows
+    from fewseg.callbacks import EpisodePanels, SaveConfig, SaveModel, WritePredictions, WriteRows
     from fewseg.datamodules import FewShotDataModule
 
     class CommandLine(LightningCLI):
@@ -191,6 +214,7 @@ def _lightning(argv: list[str]) -> int:
                 "use_distributed_sampler": False,
                 "default_root_dir": "runs/lightning",
             },
+            save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={name: {"exit_on_error": False} for name in LIGHTNING} | {"exit_on_error": False},
             args=[*_root_last(argv)],

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
+import functools
+import pickle
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from fewseg import results
-from fewseg.benchmark.grid import Config, Run, Training
+from fewseg.benchmark.grid import Run, Training
+from fewseg.benchmark.reading import Config
+from fewseg.errors import FewsegError
 
 
 class Runner(Protocol):
@@ -26,7 +32,8 @@ class Runner(Protocol):
         """One fit; does nothing where its ``metrics.json`` is there, and writes that last.
 
         Args:
-            one: the training; its folder is ``trainings/<id>`` in ``out``.
+            one: the training; its folder is ``trainings/<id>`` in ``out``, and what it goes on from after a kill is
+                ``checkpoint/last.ckpt`` in that.
             out: the benchmark's folder.
             report: called with the number of steps done since the last call.
         """
@@ -85,33 +92,73 @@ class Executor(Protocol):
         """Stops all workers, also those at work."""
 
 
+Tell = Callable[[Literal["steps", "line", "failed"], Any], None]
+
+
+def packed(runner: Runner, dumps: Callable[[Runner], bytes] = pickle.dumps) -> bytes:
+    """A runner as it travels to workers.
+
+    Args:
+        runner: what does the jobs.
+        dumps: as ``pickle.dumps``.
+
+    Raises:
+        FewsegError: it cannot be pickled.
+    """
+    try:
+        return dumps(runner)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        got = f"a {type(runner).__name__} that does not pickle ({error})"
+        raise FewsegError("runner", got, "an object that can travel", "define its class at a module's top") from None
+
+
+_unpacked = functools.lru_cache(maxsize=1)(pickle.loads)
+
+
+@contextlib.contextmanager
+def at_work(out: Path) -> Iterator[None]:
+    """Holds a benchmark's folder together with its benchmark, so that no next one starts while this worker writes."""
+    with (out / ".lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
 def perform(
-    job: Job, out: Path, runner: Runner, tell: Callable[[Literal["steps", "line", "failed"], Any], None]
+    job: Job, out: Path, runner: bytes, tell: Tell, finished: Callable[[str], None] = lambda folder: None
 ) -> None:
     """In a worker: the training, then its runs. What fails is told, and the runs after it go on.
 
     Args:
         job: what is to be done.
         out: the benchmark's folder.
-        runner: does it.
+        runner: ``packed``.
         tell: takes the kind of an event and its value.
+        finished: takes the folder of a training or run that has just ended well.
     """
     one = job.training
     try:
-        runner.train(one, out, lambda steps: tell("steps", steps))
+        doer: Runner = _unpacked(runner)
+        doer.train(one, out, lambda steps: tell("steps", steps))
+        finished(f"trainings/{one.id}")
     except Exception as error:
-        tell("failed", _failure(one.id, f"trainings/{one.id}", error))
+        tell("failed", failure(one.id, f"trainings/{one.id}", error))
         return
     for run in job.runs:
         try:
-            row = runner.evaluate(run, out)
+            row = doer.evaluate(run, out)
+            finished(run.id)
         except Exception as error:
-            tell("failed", _failure(run.id, run.id, error))
+            tell("failed", failure(run.id, run.id, error))
         else:
             tell("line", in_a_line(row))
 
 
-def _failure(name: str, folder: str, error: Exception) -> Failure:
+def failure(name: str, folder: str, error: BaseException) -> Failure:
+    r"""What an error says of a training or run, the reason in one line.
+
+    >>> failure("a", "a", ValueError("no\nluck")).reason
+    'no luck'
+    """
     reason = " ".join(str(error).split())[:500] or type(error).__name__
     return Failure(name, folder, reason, "".join(traceback.format_exception(error)))
 

@@ -10,11 +10,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from fewseg.benchmark.jobs import Event, Job, Runner, perform
+from fewseg.benchmark.jobs import Event, Job, Runner, at_work, packed, perform
 
 _PATIENCE = 0.2  # seconds that a look for events waits
 _RESERVE = 256 * 2**20  # bytes that stay free
@@ -31,10 +32,24 @@ def gpus() -> list[str]:
     return [str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
 
 
-def threads_of(workers: int) -> dict[str, str]:
-    """The variables that give each of so many workers its share of the cores."""
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
-    return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def workers_for(workers: int | None, n_gpus: int) -> int:
+    """Jobs at once on this machine: those asked for, else one per GPU, else one per core up to 2."""
+    return workers or n_gpus or min(2, cores())
+
+
+def threads_of(workers: int) -> int:
+    """Threads of each of so many workers on this machine: its share of the cores."""
+    return max(1, cores() // workers)
+
+
+def variables(threads: int) -> dict[str, str]:
+    """What a worker finds in its environment before it loads libraries."""
+    return {**MALLOC, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
 
 class _Worker:
@@ -59,11 +74,11 @@ class LocalExecutor:
 
     def __init__(self, out: Path, runner: Runner, workers: int | None = None) -> None:
         devices = gpus()
-        self.n_workers = workers or len(devices) or min(2, os.cpu_count() or 1)
+        self.n_workers = workers_for(workers, len(devices))
         self.devices: deque[str | None] = deque(
             devices[i % len(devices)] if devices else None for i in range(self.n_workers)
         )
-        self.out, self.runner = out, runner
+        self.out, self.runner = out, packed(runner)
         self.workers: list[_Worker] = []
         self.waiting: deque[tuple[Job, bool]] = deque()
         self.alone = False  # whether what runs must stay alone
@@ -77,10 +92,13 @@ class LocalExecutor:
         """Hands out what can run and tells what has happened; see ``Executor``."""
         while self.waiting and self._start_next():
             pass
-        ways = {worker.way: worker for worker in self.workers if worker.job}
+        busy = {worker.way: worker for worker in self.workers if worker.job}
+        ready = wait(list(busy), _PATIENCE) if busy else []
         found: list[Event] = []
-        for way in wait(list(ways), _PATIENCE) if ways else ():
-            found += self._read(ways[way])  # type: ignore[index]
+        for way, worker in busy.items():
+            # a killed worker's own children, which load data, may hold its way open
+            if way in ready or not worker.process.is_alive():
+                found += self._read(worker)
         return found
 
     def close(self) -> None:
@@ -102,6 +120,8 @@ class LocalExecutor:
         busy = [worker for worker in self.workers if worker.job]
         if busy and (alone or self.alone or len(busy) == self.n_workers):
             return False
+        for worker in [worker for worker in self.workers if not (worker.job or worker.process.is_alive())]:
+            self._forget(worker)  # it died at rest, with nothing lost
         idle = next((worker for worker in self.workers if not worker.job), None)
         if busy and not self._fits(job, idle):
             return False
@@ -112,30 +132,41 @@ class LocalExecutor:
             worker.way.send(job)
         return True
 
-    def _fits(self, job: Job, worker: _Worker | None) -> bool:
-        needed = self.peaks.get(job.training.name, max(self.peaks.values(), default=0))
-        held = memory_of(worker.process.pid) if worker else 0
-        return needed - held + _RESERVE <= available_memory()
+    def _fits(self, job: Job, idle: _Worker | None) -> bool:
+        """Whether a job's memory is there, after what running jobs are still expected to take."""
+        needed = self._expected(job) - (memory_of(idle.process.pid) if idle else 0)
+        for worker in self.workers:
+            if worker.job:
+                needed += max(0, self._expected(worker.job) - memory_of(worker.process.pid))
+        return needed + _RESERVE <= available_memory()
+
+    def _expected(self, job: Job) -> int:
+        return self.peaks.get(job.training.name, max(self.peaks.values(), default=0))
 
     def _start_worker(self) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        device = self.devices.popleft()
-        process = context.Process(target=_serve, args=(theirs, self.out, self.runner, os.getpid()), daemon=False)
+        device = self.devices[0]
         visible = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
-        with _environment(
-            {**MALLOC, **threads_of(self.n_workers), **visible}
-        ):  # libraries read it when they are loaded
+        process = context.Process(target=_serve, args=(theirs, self.out, self.runner, os.getpid()), daemon=False)
+        resource_tracker.ensure_running()  # which would let interrupts through again
+        # the mask is inherited: an interrupt from the terminal reaches the benchmark alone, which decides
+        with environment({**variables(threads_of(self.n_workers)), **visible}), _no_interrupts():
             process.start()
         theirs.close()
-        worker = _Worker(process, ours, device)
+        worker = _Worker(process, ours, self.devices.popleft())
         self.workers.append(worker)
         return worker
+
+    def _forget(self, worker: _Worker) -> None:
+        worker.way.close()
+        self.workers.remove(worker)
+        self.devices.append(worker.device)
 
     def _read(self, worker: _Worker) -> Iterator[Event]:
         assert worker.job is not None
         name = worker.job.training.id
-        try:
+        with contextlib.suppress(EOFError, OSError):
             while worker.way.poll():
                 kind, value = worker.way.recv()
                 if kind == "done":
@@ -145,16 +176,26 @@ class LocalExecutor:
                     yield Event(name, "done", None)
                     return
                 yield Event(name, kind, value)
-        except (EOFError, OSError):
-            self.workers.remove(worker)
-            self.devices.append(worker.device)
-            self.alone = False
-            worker.process.join()
-            yield Event(name, "lost", how_it_ended(worker.process.exitcode))
+            if worker.process.is_alive():
+                return
+        worker.process.join()
+        self._forget(worker)
+        self.alone = False
+        yield Event(name, "lost", how_it_ended(worker.process.exitcode))
 
 
 @contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def _no_interrupts() -> Iterator[None]:
+    """Keeps SIGINT back, until the end of the block here and for good in processes that are started within."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
     """Variables for the processes that are started within."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
@@ -182,18 +223,15 @@ def how_it_ended(code: int | None) -> str:
     return f"its worker ended with status {code}"
 
 
-def _serve(way: Connection, out: Path, runner: Runner, parent: int) -> None:
+def _serve(way: Connection, out: Path, runner: bytes, parent: int) -> None:
     """In a worker: job after job until the way is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the benchmark itself decides
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    while True:
-        try:
+    with contextlib.suppress(EOFError, OSError), at_work(out):
+        while os.getppid() == parent:  # a job may lie in the way of a benchmark that was killed
             job = way.recv()
-        except (EOFError, OSError):
-            return
-        forget_peak()
-        perform(job, out, runner, lambda kind, value: way.send((kind, value)))
-        way.send(("done", memory_of(os.getpid(), peak=True)))
+            forget_peak()
+            perform(job, out, runner, lambda kind, value: way.send((kind, value)))
+            way.send(("done", memory_of(os.getpid(), peak=True)))
 
 
 def _end_with(parent: int) -> None:

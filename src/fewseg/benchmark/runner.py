@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import platform
 import shutil
@@ -17,22 +18,32 @@ import pandas as pd
 import yaml
 
 import fewseg
-from fewseg import results
+from fewseg import dashboard, results
 from fewseg.benchmark.grid import Config, Run, Training, dataset_of
 from fewseg.errors import FewsegError
 from fewseg.functional.run_figures import score
 
 
+@dataclasses.dataclass(frozen=True)
 class LightningRunner:
-    """Trains and evaluates the zoo's methods, and those of others, under Lightning."""
+    """Trains and evaluates the zoo's methods, and those of others, under Lightning.
+
+    Args:
+        wandb: project of wandb where losses and scores of a training are seen as it goes on; None = nowhere.
+    """
+
+    wandb: str | None = None
 
     def check(self, runs: Sequence[Run], pretrainings: Mapping[str, Training]) -> None:
-        """Finds what only the classes themselves know to be wrong; see ``Runner``."""
-        _check(runs, pretrainings)
+        """Finds what only the classes themselves know to be wrong, and whether wandb can be reached for."""
+        if self.wandb is not None:
+            dashboard.check_account()
+        if runs:  # else nothing needs torch
+            _check(runs, pretrainings)
 
     def train(self, one: Training, out: Path, report: Callable[[int], None]) -> None:
         """One fit; see ``train``."""
-        train(one, out, report)
+        train(one, out, report, self.wandb)
 
     def evaluate(self, run: Run, out: Path) -> Config:
         """One evaluation; see ``evaluate``."""
@@ -117,8 +128,15 @@ def _build(one: Training, out: Path, run: Run | None = None) -> tuple[Any, Any, 
     return module, data, trainer
 
 
-def train(one: Training, out: Path, report: Callable[[int], None]) -> None:
-    """One fit, resumed from its last checkpoint where there is one."""
+def train(one: Training, out: Path, report: Callable[[int], None], wandb: str | None = None) -> None:
+    """One fit, resumed from its last checkpoint where there is one.
+
+    Args:
+        one: the training.
+        out: the benchmark's folder.
+        report: see ``Runner``.
+        wandb: project where it is seen as it goes on; None = nowhere.
+    """
     folder = out / "trainings" / one.id
     if results.is_done(folder):
         return
@@ -132,7 +150,10 @@ def train(one: Training, out: Path, report: Callable[[int], None]) -> None:
     interval = max(1, one.max_steps // one.validations) if validate else None
     curve = Curve(folder / "curve.csv")
     keeper = Checkpoint(folder / "checkpoint", every=max(20, one.max_steps // 10), validate_every=interval)
+    learns = one.max_steps > 0 and any(p.requires_grad for p in module.parameters())
+    logger = _logger(one, out, wandb) if learns and wandb is not None else None
     trainer = make_trainer(
+        logger=logger or False,
         callbacks=[curve, keeper, Progress(report)],
         num_sanity_val_steps=0,
         check_val_every_n_epoch=None,
@@ -140,9 +161,13 @@ def train(one: Training, out: Path, report: Callable[[int], None]) -> None:
         limit_val_batches=1.0 if validate else 0,
     )
     device = trainer.strategy.root_device
-    if one.max_steps and any(p.requires_grad for p in module.parameters()):
+    if learns:
         last = keeper.last if keeper.last.is_file() else None
-        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+        finally:
+            if logger is not None:
+                logger.experiment.finish()  # the next training of this process is another run
     keeper.finish(module, one.max_steps)
     total, trained = count_parameters(getattr(module, "network", module))
     figures = {
@@ -163,8 +188,27 @@ def train(one: Training, out: Path, report: Callable[[int], None]) -> None:
     keeper.last.unlink(missing_ok=True)  # not before: a kill in between would train from the start again
 
 
+def _logger(one: Training, out: Path, project: str) -> Any:
+    """Lightning's logger for the run that ``dashboard.upload`` writes again when everything is done."""
+    from pytorch_lightning.loggers import WandbLogger
+
+    about = {"method": one.method, "config": one.name, "fold": one.fold, "seed": one.seed}
+    config = dashboard.config_of(one.config, about)
+    run = dashboard.begin(out, project, one.id, "training", config, live=True)
+    return WandbLogger(save_dir=str(out), experiment=run)
+
+
+_QUICK = 1.0  # seconds per episode
+_LISTED = 4
+
+
 def evaluate(run: Run, out: Path) -> Config:
-    """One evaluation of a finished training: rows, pictures and the summary row, which makes it done."""
+    """One evaluation of a finished training: rows, pictures and the summary row, which makes it done.
+
+    Pictures are the best, median and worst episodes and the first 4 of the list; where an episode takes longer than a
+    second, only the first three, and only of the run that ``run.pictures`` marks. That goes for strips of videos too,
+    which show the same videos for all methods anyway.
+    """
     from fewseg.callbacks import save_pictures, write_detections
 
     one = run.training
@@ -173,6 +217,7 @@ def evaluate(run: Run, out: Path) -> Config:
     started = time.perf_counter()
     trainer = make_trainer()
     trainer.test(module, datamodule=data, verbose=False)
+    quick = time.perf_counter() - started <= _QUICK * len(data.episode_list().specs)
     folder = out / run.id
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -183,6 +228,7 @@ def evaluate(run: Run, out: Path) -> Config:
     figures = {
         "method": one.method,
         "config": run.config,
+        "plain": run.plain,
         "dataset": data.dataset.name,
         "task": part.task,
         "protocol": data.protocol.name,
@@ -191,6 +237,9 @@ def evaluate(run: Run, out: Path) -> Config:
         "n_points": data.n_points,
         "seed": run.seed,
         "training": one.id,
+        "train_dataset": one.train_dataset,
+        "train_task": one.train_task,
+        "train_protocol": one.train_protocol,
         "run": run.id,
         "pretraining": one.pretraining,
         "episode_list_sha256": data.episode_list().sha256,
@@ -205,8 +254,8 @@ def evaluate(run: Run, out: Path) -> Config:
         "device": device_name(trainer.strategy.root_device),
         "versions": versions(),
     }
-    if run.pictures:
-        save_pictures(module, data, module.rows, folder / "pictures")
+    if run.pictures or (quick and part.video is None):
+        save_pictures(module, data, module.rows, folder / "pictures", _LISTED if quick else 0)
     write_detections(folder, module.detections, part)
     results.write_text(out / "episodes" / f"{figures['episode_list_sha256']}.jsonl", data.episode_list().text())
     results.finish_run(folder, {**one.config, "run": {"data": run.data, "model": run.model}}, module.rows, figures)

@@ -74,8 +74,9 @@ class FewShotDataModule(pl.LightningDataModule):
     Args:
         dataset: the images.
         protocol: named variant of the benchmark: clean, clean-mixed, clean-absent, oracle, oslsm, sgone,
-            sgone-multiclass, hsnet, pfenet, panet or revolver; for objects interactive, interactive-component, interactive-points or thesis; for
-            videos video or interactive-video; for instances one-shot, one-shot-base, one-shot-all or one-shot-code.
+            sgone-multiclass, hsnet, pfenet, panet or revolver; for objects interactive, interactive-component,
+            interactive-points or thesis; for videos video or interactive-video; for instances one-shot, one-shot-base,
+            one-shot-all or one-shot-code.
         fold: which block of classes is novel.
         n_shot: K of the evaluation, annotated frames of a video; 0 is allowed where the query is clicked.
         n_points: annotated pixels per label and support image of the evaluation; null = dense masks. Under

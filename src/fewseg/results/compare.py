@@ -119,11 +119,16 @@ def comparisons_of(
 ) -> list[Comparison]:
     """``comparisons`` of runs that were resampled already."""
     found = _compare(rows, drawn, reference)
-    plain = {row["config"]: _TRAINING_ID.sub("", str(row.get("training", row["config"]))) for row in rows}
+    plain = {row["config"]: _plain(row) for row in rows}
     for name in dict.fromkeys(plain.values()):
         if name != reference and name in plain:
             found += _compare([row for row in rows if plain[row["config"]] == name], drawn, name)
     return found
+
+
+def _plain(row: Mapping[str, Any]) -> str:
+    """The configuration without what a variant changes; of runs from before this was a figure, by their training."""
+    return str(row.get("plain") or _TRAINING_ID.sub("", str(row.get("training", row["config"]))))
 
 
 _TRAINING_ID = re.compile(r"-f\d+-s\d+-[0-9a-f]{8}$")  # behind the name that a benchmark gives to a method

@@ -20,6 +20,7 @@ from fewseg.sampling.lists import (
     EpisodeList,
     evaluation_list,
     frozen_list,
+    frozen_text,
     groups,
     validation_list,
 )
@@ -82,6 +83,7 @@ __all__ = [
     "evaluation_list",
     "evaluation_pool",
     "frozen_list",
+    "frozen_text",
     "groups",
     "instance_list",
     "instance_pool",

@@ -222,6 +222,19 @@ def frozen_list(
 
     Drawing points reads the label map of every support. Arguments and errors are theirs.
     """
+    return EpisodeList.from_text(frozen_text(kind, dataset, protocol, fold, n_shot, n_points, n_episodes))
+
+
+def frozen_text(
+    kind: Literal["evaluation", "validation"],
+    dataset: FewShotDataset,
+    protocol: Protocol,
+    fold: int,
+    n_shot: int,
+    n_points: int | None,
+    n_episodes: int | None,
+) -> str:
+    """The text of ``frozen_list``, whose hash names the list and which has a line for each episode."""
     part = protocol.evaluation
     videos = None if part.video is None else video_dataset(dataset)
     request = [LIST_VERSION, kind, dataset.index().fingerprint, protocol, fold, n_shot, n_points, n_episodes]
@@ -232,14 +245,15 @@ def frozen_list(
         request.append(video_stamp(videos, split))
     path = cache_dir() / "episodes" / f"{hashlib.sha256(repr(request).encode()).hexdigest()[:24]}.jsonl"
     if path.is_file():
-        return EpisodeList.from_text(path.read_text())
+        return path.read_text()
     if kind == "evaluation":
         episodes = evaluation_list(dataset, protocol, fold, n_shot, n_points, n_episodes)
     else:
         assert n_episodes is not None, "a validation list has no length of its own"
         episodes = validation_list(dataset, protocol, fold, n_shot, n_points, n_episodes)
-    write_atomic(path, episodes.text())
-    return episodes
+    text = episodes.text()
+    write_atomic(path, text)
+    return text
 
 
 def _freeze(

@@ -1,0 +1,537 @@
+"""Where jobs run: the same folders and numbers from every executor, and what is lost, fails or cannot start."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import quick
+from fewseg import benchmark, results
+from fewseg.benchmark import engine, jobs, local, ray_executor
+from fewseg.errors import FewsegError
+
+QUICK = Path(quick.__file__)
+QUIET = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+VOLATILE = {"device", "versions"}
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    return quick.write_grid(tmp_path_factory.mktemp("grid"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(grid, tmp_path_factory):
+    """The folder that one process makes of the grid."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "_executor", lambda name, out, runner, *rest: quick.InProcess(out, runner))
+        assert benchmark.execute(grid, out, runner=quick.Quick()) == 0
+    return out
+
+
+def contents(out):
+    """Every file by its path, parquet as rows (its bytes are those of a version)."""
+    found = {}
+    for path in sorted(out.rglob("*")):
+        if path.is_file():
+            whole = results.read_rows(path).to_csv() if path.suffix == ".parquet" else path.read_bytes()
+            found[str(path.relative_to(out))] = None if path.name == ".summary.stamp" else whole  # of file times
+    return found
+
+
+def ids(out, start):
+    return [path.parent.name for path in out.glob(f"{start}*/metrics.json")]
+
+
+def command(grid, out, runner=None, **options):
+    arguments = [str(grid), str(out), json.dumps(runner or {}), json.dumps(options)]
+    environment = {**os.environ, **QUIET}
+    return subprocess.Popen(
+        [sys.executable, str(QUICK), *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process, limit=120):
+    try:
+        printed, errors = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        pytest.fail(f"no end after {limit} seconds")
+    return process.returncode, printed, "\n".join(said(errors))
+
+
+def said(errors):
+    """Lines of stderr without bars."""
+    lines = [line.split("\r")[-1].rstrip() for line in errors.splitlines()]
+    return [line for line in lines if line and not re.search(r"\d+/\d+ \[", line)]
+
+
+def notes(folder, start):
+    """What the workers said that did something whose id starts so: process, GPUs, folder."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob(f"{start}*.*")) if "struck" not in path.name]
+
+
+# what the workers of a benchmark tell, whatever they are
+
+
+def disturb(grid, tmp_path, capsys, undisturbed, name, run):
+    """A killed worker, a failing run: the rest stays as it is, and a second attempt completes the folder."""
+    note, out = tmp_path / "note", tmp_path / "out"
+    note.mkdir()
+    faults = {"fgbg-f0-s0-k1": "kill", "guided-f0-s0-k2": "raise"}
+    assert run(out, quick.Quick(faults=faults, note=str(note))) == 1
+    printed = capsys.readouterr()
+    (lost,) = [line for line in printed.out.splitlines() if line.startswith("again:")]
+    assert lost.startswith("again: fgbg-f0-s0-"), lost
+    assert "killed" in lost
+    (failed,) = [line for line in said(printed.err) if line.startswith("failed:")]
+    assert "no luck with guided-f0-s0-k2" in failed
+    (broken,) = out.rglob("error.txt")
+    assert "Traceback" in broken.read_text()
+    assert len(notes(note, "fgbg-f0-s0-k1")) == 2, "once until it was killed, once again"
+    assert len(notes(note, "fgbg-f0-s0-k2")) == 1
+    assert len(notes(note, "guided-f0-s0-k")) == 2
+    assert len(json.loads((out / "summary.json").read_text())) == 3
+    finished = {path: path.stat().st_mtime_ns for path in out.rglob("metrics.json")}
+    assert run(out, quick.Quick()) == 0
+    assert contents(out) == contents(undisturbed)
+    assert all(path.stat().st_mtime_ns == before for path, before in finished.items())
+
+
+def test_local_a_killed_worker_is_replaced_and_a_failing_run_fails_alone(grid, tmp_path, capsys, undisturbed):
+    disturb(
+        grid,
+        tmp_path,
+        capsys,
+        undisturbed,
+        "local",
+        lambda out, runner: benchmark.execute(grid, out, workers=2, runner=runner),
+    )
+
+
+def test_workers_are_persistent_and_a_job_that_always_kills_its_worker_fails(grid, tmp_path, capsys, undisturbed):
+    note, out = tmp_path / "note", tmp_path / "out"
+    note.mkdir()
+    faults = {"guided-f0-s0": "kill always", "fgbg-f0-s0-k2": "exit"}
+    assert benchmark.execute(grid, out, workers=1, runner=quick.Quick(faults=faults, note=str(note))) == 1
+    printed = capsys.readouterr()
+    (failed,) = [line for line in said(printed.err) if line.startswith("failed:")]
+    assert "its worker was killed (SIGKILL), as happens where memory runs out, 3 times" in failed
+    assert printed.out.count("again: guided-f0-s0") == 2
+    assert "its worker ended with status 3" in printed.out
+    assert {row["config"] for row in json.loads((out / "summary.json").read_text())} == {"fgbg"}
+    first = notes(note, "pretraining")[0][0]
+    assert notes(note, "fgbg-f0-s0-")[0][0] == first, "the worker of the pre-training took up the next job"
+    # each loss once: three of guided, one of the run, and so at most five processes in all
+    assert len({process for process, *_ in notes(note, "")}) <= 5
+
+
+def test_a_runner_that_cannot_travel_is_refused_and_one_that_does_not_arrive_fails(grid, tmp_path, capsys):
+    class Local(quick.Quick):
+        pass
+
+    with pytest.raises(FewsegError, match="runner: got a Local that does not pickle"):
+        benchmark.execute(grid, tmp_path / "out", workers=1, runner=Local())
+    assert benchmark.execute(grid, tmp_path / "out", workers=1, runner=quick.Unloadable()) == 1
+    failed = [line for line in said(capsys.readouterr().err) if line.startswith("failed:")]
+    assert len(failed) == 3
+    assert "a package: got nothing, expected one that this machine has; install it" in failed[0]
+    assert all("its pre-training pretraining-f0-s0" in line for line in failed[1:])
+
+
+def test_an_interrupt_ends_everything_and_leaves_what_is_finished(grid, tmp_path, undisturbed):
+    out, note = tmp_path / "out", tmp_path / "note"
+    note.mkdir()
+    process = command(grid, out, {"pause": 0.3, "note": str(note)}, workers=2)
+    deadline = time.monotonic() + 60
+    while not list(note.glob("guided*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    status, _, errors = finish(process)
+    assert status == 130
+    assert not errors, "no worker says anything"
+    pids = {pid for pid, *_ in notes(note, "")}
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert benchmark.execute(grid, out, workers=1, runner=quick.Quick()) == 0
+    assert contents(out) == contents(undisturbed)
+
+
+# the local executor's own decisions, on workers that the test itself plays
+
+
+class Played(local.LocalExecutor):
+    """Workers without processes; ``ends[i]`` is the ith worker's end of its way."""
+
+    def __init__(self, out, workers):
+        super().__init__(out, quick.Quick(), workers)
+        self.ends = []
+
+    def _start_worker(self):
+        ours, theirs = local.multiprocessing.Pipe()
+        process = SimpleNamespace(
+            pid=len(self.ends), alive=True, exitcode=None, join=lambda *a: None, terminate=lambda: None
+        )
+        process.is_alive = lambda: process.alive
+        worker = local._Worker(process, ours, self.devices.popleft())
+        self.workers.append(worker)
+        self.ends.append(theirs)
+        return worker
+
+
+def job(name):
+    config = {"model": {"class_path": "X"}, "trainer": {"max_steps": 1}}
+    return jobs.Job(benchmark.Training(f"{name}-1", name, 0, 0, config), ())
+
+
+def at_work(executor):
+    return [worker.job.training.name for worker in executor.workers if worker.job]
+
+
+@pytest.fixture
+def quickly(monkeypatch):
+    monkeypatch.setattr(local, "_PATIENCE", 0)
+    monkeypatch.setattr(local, "gpus", lambda: [])
+
+
+def test_a_job_waits_for_memory_and_one_always_runs(tmp_path, monkeypatch, quickly):
+    free, held = [100 * MIB], {}
+    monkeypatch.setattr(local, "available_memory", lambda: free[0])
+    monkeypatch.setattr(local, "memory_of", lambda pid, peak=False: held.get(pid, 0))
+    executor = Played(tmp_path, 3)
+    for name in ("big", "big", "small"):
+        executor.submit(job(name))
+    executor.wait()
+    assert at_work(executor) == ["big"], "one runs, however little there is"
+    executor.ends[0].send(("done", 1000 * MIB))
+    executor.wait()
+    executor.wait()
+    assert at_work(executor) == ["big"]
+    free[0] = 1000 * MIB + 255 * MIB  # of which the running job is still to take 400, and small is thought to be big
+    held[0] = 600 * MIB
+    executor.wait()
+    assert at_work(executor) == ["big"]
+    free[0] = (1000 + 400 + 256) * MIB - 1
+    executor.wait()
+    assert at_work(executor) == ["big"]
+    free[0] += 1
+    executor.wait()
+    assert at_work(executor) == ["big", "small"]
+
+
+def test_a_lost_job_runs_alone_when_that_is_asked_for(tmp_path, quickly):
+    executor = Played(tmp_path, 2)
+    executor.submit(job("a"))
+    executor.submit(job("b"), alone=True)
+    executor.submit(job("c"))
+    executor.wait()
+    assert at_work(executor) == ["a"]
+    executor.ends[0].send(("done", 1))
+    assert [event.kind for event in executor.wait()] == ["done"]
+    executor.wait()
+    assert at_work(executor) == ["b"]
+    executor.ends[0].send(("steps", 4))
+    executor.ends[0].send(("done", 1))
+    assert executor.wait() == [jobs.Event("b-1", "steps", 4), jobs.Event("b-1", "done", None)]
+    executor.wait()
+    assert at_work(executor) == ["c"]
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_lost_worker_is_told_after_its_last_words_even_where_its_children_hold_the_way(tmp_path, quickly, closed):
+    executor = Played(tmp_path, 1)
+    executor.submit(job("a"))
+    executor.wait()
+    worker, end = executor.workers[0], executor.ends[0]
+    end.send(("steps", 1))
+    assert executor.wait() == [jobs.Event("a-1", "steps", 1)]
+    if closed:
+        end.send(("steps", 2))
+    worker.process.alive, worker.process.exitcode = False, -9
+    if closed:
+        end.close()
+    reason = "its worker was killed (SIGKILL), as happens where memory runs out"
+    words = [jobs.Event("a-1", "steps", 2)] if closed else []
+    assert executor.wait() == [*words, jobs.Event("a-1", "lost", reason)]
+    assert not executor.workers
+
+
+def test_a_worker_that_died_at_rest_is_replaced_without_a_loss(tmp_path, quickly):
+    executor = Played(tmp_path, 1)
+    executor.submit(job("a"))
+    executor.wait()
+    executor.ends[0].send(("done", 1))
+    executor.wait()
+    executor.workers[0].process.alive = False
+    executor.submit(job("b"))
+    assert executor.wait() == []
+    assert at_work(executor) == ["b"]
+    assert len(executor.ends) == 2
+
+
+def test_workers_take_gpus_in_turn(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
+    assert local.gpus() == ["3", "5"]
+    assert list(local.LocalExecutor(tmp_path, quick.Quick()).devices) == ["3", "5"]
+    assert list(local.LocalExecutor(tmp_path, quick.Quick(), 3).devices) == ["3", "5", "3"]
+    executor = Played(tmp_path, 2)
+    monkeypatch.setattr(local, "_PATIENCE", 0)
+    monkeypatch.setattr(local, "available_memory", lambda: 2**40)
+    for name in "abc":
+        executor.submit(job(name))
+    executor.wait()
+    assert [worker.device for worker in executor.workers] == ["3", "5"]
+    executor.ends[0].close()
+    assert [event.kind for event in executor.wait()] == ["lost"]
+    executor.wait()
+    assert [worker.device for worker in executor.workers] == ["5", "3"], "the lost worker's GPU is taken again"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert local.gpus() == []
+
+
+def test_a_worker_sees_its_own_gpu_and_its_share_of_the_cores(grid, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    note = tmp_path / "note"
+    note.mkdir()
+    path = quick.write_grid(tmp_path, methods={"fgbg": str(quick.MODELS / "fgbg.yaml")}, pretraining=None, shots=[1])
+    assert benchmark.execute(path, tmp_path / "out", runner=quick.Quick(note=str(note))) == 0
+    assert {device for _, device, _ in notes(note, "")} == {"7"}
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
+
+
+def test_lost_jobs_steps_are_counted_once(grid, undisturbed, tmp_path, monkeypatch):
+    """The bar ends at its total: steps of a lost attempt are taken back."""
+    seen = []
+
+    class Bar:
+        def __init__(self, total, initial, **options):
+            seen.extend([total, initial])
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def update(self, n):
+            seen[1] += n
+
+        def write(self, line, file):
+            pass
+
+    class Losing(quick.InProcess):
+        lost = False
+
+        def wait(self):
+            if not Losing.lost:
+                Losing.lost = True
+                one = self.queue.pop(0)
+                name = one.training.id
+                return [jobs.Event(name, "steps", 2), jobs.Event(name, "lost", "it is gone")]
+            return super().wait()
+
+        def submit(self, job, alone=False):
+            assert alone == (job.training.name == "pretraining" and Losing.lost)
+            super().submit(job)
+
+    monkeypatch.setattr(engine, "tqdm", Bar)
+    monkeypatch.setattr(engine, "_executor", lambda name, out, runner, *rest: Losing(out, runner))
+    assert benchmark.execute(grid, tmp_path / "out", runner=quick.Quick()) == 0
+    assert seen == [9, 9]
+
+
+# Ray
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A running Ray with two cores, and its address."""
+    ray = pytest.importorskip("ray", reason="the package ray is missing: tests of --executor ray are skipped")
+    ray_executor._ray()
+    with local.environment({"OMP_NUM_THREADS": "1"}):
+        ray.init(
+            address="local",
+            num_cpus=2,
+            num_gpus=0,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=128 * MIB,
+        )
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+
+
+def by_ray(grid, out, runner, monkeypatch=None, **options):
+    if options:
+        monkeypatch.setattr(
+            engine, "_executor", lambda name, out, runner, *rest: ray_executor.RayExecutor(out, runner, **options)
+        )
+    return benchmark.execute(grid, out, workers=2, executor="ray", runner=runner)
+
+
+def test_ray_a_killed_worker_is_replaced_and_a_failing_run_fails_alone(cluster, grid, tmp_path, capsys, undisturbed):
+    disturb(grid, tmp_path, capsys, undisturbed, "ray", lambda out, runner: by_ray(grid, out, runner))
+
+
+def test_ray_itself_carries_results_where_workers_see_no_folder(
+    cluster, grid, tmp_path, capsys, undisturbed, monkeypatch
+):
+    options = {"workers": 2, "shared": False}
+    disturb(
+        grid,
+        tmp_path,
+        capsys,
+        undisturbed,
+        "ray",
+        lambda out, runner: by_ray(grid, out, runner, monkeypatch, **options),
+    )
+
+
+def test_a_worker_elsewhere_goes_on_from_a_checkpoint(cluster, grid, tmp_path, undisturbed, monkeypatch):
+    """The token shows it that the folder is not the benchmark's, and the files come after that."""
+    out = tmp_path / "out"
+    one = next(one for one in benchmark.plan(grid).trainings if one.name == "guided")
+    monkeypatch.setattr(engine, "_executor", lambda name, out, runner, *rest: quick.InProcess(out, runner))
+    assert benchmark.execute(grid, out, runner=quick.Quick(faults={one.id: "raise"})) == 1
+    last = out / "trainings" / one.id / "checkpoint" / "last.ckpt"
+    assert json.loads(last.read_text())[0] == quick.N_STEPS
+    last.write_text(json.dumps([quick.N_STEPS, "resumed"]))
+
+    class Unseen(ray_executor.RayExecutor):
+        def __init__(self, out, runner, *rest):
+            super().__init__(out, runner, 2)
+            (self.out / self.token).unlink()
+
+    monkeypatch.setattr(engine, "_executor", lambda name, out, runner, *rest: Unseen(out, runner))
+    assert benchmark.execute(grid, out, runner=quick.Quick()) == 0
+    assert (out / "trainings" / one.id / "checkpoint" / "model.safetensors").read_text() == "resumed"
+    assert not last.exists()
+    assert set(contents(out)) == set(contents(undisturbed))
+
+
+def test_a_command_joins_a_ray_and_leaves_it_running(cluster, grid, tmp_path, undisturbed):
+    out = tmp_path / "out"
+    status, _, errors = finish(command(grid, out, executor="ray", ray_address=cluster))
+    assert status == 0, errors
+    assert contents(out) == contents(undisturbed)
+    assert not errors
+    import ray
+
+    assert ray.get(ray.remote(lambda: 5).remote()) == 5
+
+
+def test_a_command_starts_a_ray_of_its_own_which_says_nothing(grid, tmp_path, undisturbed):
+    pytest.importorskip("ray", reason="the package ray is missing: tests of --executor ray are skipped")
+    out = tmp_path / "out"
+    faults = {"fgbg-f0-s0-k1": "kill"}
+    process = command(grid, out, {"faults": faults}, executor="ray", workers=2)
+    status, printed, errors = finish(process)
+    assert status == 0, errors
+    assert contents(out) == contents(undisturbed)
+    assert not errors
+    assert "raylet" not in printed
+    assert printed.count("again: fgbg") == 1
+    deadline = time.monotonic() + 10
+    while left(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left(process.pid), "its Ray ended with it"
+
+
+def left(session):
+    """Processes of a session, zombies left out."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append(stat.parent.name)
+    return found
+
+
+def test_lightning_gives_the_same_numbers_by_both_executors(cluster, tmp_path):
+    path = quick.write_grid(tmp_path, pretraining=None, shots=[1], training={"max_steps": 2, "batch_size": 2})
+    rows = []
+    for name in ("local", "ray"):
+        out = tmp_path / name
+        assert benchmark.execute(path, out, workers=2, executor=name) == 0
+        found = json.loads((out / "summary.json").read_text())
+        rows.append(
+            [{k: v for k, v in row.items() if k not in VOLATILE and not k.startswith("seconds")} for row in found]
+        )
+        assert len(found) == 2
+        assert "1 thread(s)" in found[0]["device"] or (os.cpu_count() or 1) > 2
+    assert rows[0] == rows[1]
+    assert set(contents(tmp_path / "local")) == set(contents(tmp_path / "ray"))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379", "ray://127.0.0.1:10001", "6379"])
+def test_an_address_that_nobody_answers_is_refused(address, tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="the package ray is missing: tests of --executor ray are skipped")
+    monkeypatch.setattr(ray_executor._ray(), "is_initialized", lambda: False)
+    start = time.monotonic()
+    with pytest.raises(FewsegError, match=r"--ray-address: got .*, expected the address of a running Ray"):
+        ray_executor.RayExecutor(tmp_path, quick.Quick(), address=address)
+    assert time.monotonic() - start < 15
+
+
+def test_what_answers_and_is_not_ray_is_refused(tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="the package ray is missing: tests of --executor ray are skipped")
+    monkeypatch.setattr(ray_executor._ray(), "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_executor, "_ANSWER", (5, 4))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(FewsegError, match="what answers is not Ray"):
+            ray_executor.RayExecutor(tmp_path, quick.Quick(), address=address)
+
+
+def test_without_the_package_the_remedy_is_said(grid, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(FewsegError, match=r"--executor: got ray, .*pip install 'fewseg\[ray\]'"):
+        benchmark.execute(grid, tmp_path / "out", executor="ray", runner=quick.Quick())
+
+
+@pytest.mark.parametrize("workers", [None, 3])
+def test_shares_of_a_cluster(monkeypatch, tmp_path, workers):
+    """Hand-computed: tasks fit the smallest machine that can take them."""
+
+    def share(*nodes):
+        resources = [{"Alive": True, "Resources": node} for node in nodes]
+        ray = SimpleNamespace(nodes=lambda: [*resources, {"Alive": False, "Resources": {"CPU": 1.0}}])
+        executor = ray_executor.RayExecutor.__new__(ray_executor.RayExecutor)
+        executor.ray, executor.options = ray, {}
+        executor._share_cluster(workers)
+        return executor.threads, executor.gpus, executor.whole
+
+    assert share({"CPU": 8.0}, {"CPU": 4.0}, {"memory": 1.0}) == (2, 0.0, 8)
+    assert share({"CPU": 32.0, "GPU": 4.0}, {"CPU": 64.0}) == (8, 1.0, 32)
+    assert share({"CPU": 4.0, "GPU": 8.0}) == (1, 1.0, 4)
+    assert share() == (1, 0.0, 1)
+
+
+def test_files_of_a_worker_elsewhere_make_a_run_done_last(tmp_path, monkeypatch):
+    written = []
+    atomic = results.atomic
+    monkeypatch.setattr(results, "atomic", lambda path: written.append(path.name) or atomic(path))
+    (tmp_path / "run" / "old").mkdir(parents=True)
+    (tmp_path / "run" / "old" / "error.txt").write_text("")
+    files = {"run/metrics.json": b"{}", "run/a.txt": b"a", "episodes/x.jsonl": b"x", "run/pictures/z.png": b"z"}
+    ray_executor.receive(tmp_path, files)
+    assert written[-1] == "metrics.json"
+    assert sorted(written) == ["a.txt", "metrics.json", "x.jsonl", "z.png"]
+    assert {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*.*")} == files
