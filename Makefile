@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 2
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install benchmark benchmark-voc400 benchmark-shapes-zoo benchmark-voc400-zoo benchmark-ablations benchmark-interactive-points benchmark-thesis benchmark-interactive-real benchmark-transfer benchmark-video benchmark-interactive-video benchmark-davis benchmark-osvos-semantic benchmark-instance benchmark-instance-splits benchmark-instance-all test test-e2e check lint types format report docs bench-data bench-train bench-session bench-video bench-instance imagenet-list clean
+.PHONY: help install benchmark benchmark-voc400 benchmark-shapes-zoo benchmark-voc400-zoo benchmark-ablations benchmark-interactive-points benchmark-thesis benchmark-interactive-real benchmark-transfer benchmark-video benchmark-interactive-video benchmark-davis benchmark-osvos-semantic benchmark-instance benchmark-instance-splits benchmark-instance-all test test-e2e check lint types format report docs bench-data bench-train bench-session bench-video bench-instance bench-engine imagenet-list clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-28s %s\n", $$1, $$2}'
@@ -117,6 +117,9 @@ bench-video: $(INSTALLED)  ## memory and time of a long video, of a change of an
 
 bench-instance: $(INSTALLED)  ## a search by reference against a detector with fixed classes
 	$(BIN)/python experiments/bench_instance.py
+
+bench-engine: $(INSTALLED)  ## a grid of 1,000 runs that do nothing, by both executors, and the page of 100,000 rows
+	$(BIN)/python experiments/bench_engine.py
 
 imagenet-list: $(INSTALLED)  ## write the list of ImageNet's classes that COCO does not have
 	$(BIN)/python experiments/pretrain_imagenet.py --list experiments/imagenet_without_coco.txt

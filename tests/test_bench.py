@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -183,3 +184,21 @@ def test_bench_video_shows_moving_discs_over_noise():
     for row, col, number in script("bench_video").POINTS:
         wanted = {1: (230, 40, 40), 2: (40, 40, 230)}[number]
         assert (tuple(frames[0][row, col]) == wanted) == ((row, col) != (20, 20)), "one point is of the background"
+
+
+def test_bench_engine(tmp_path, monkeypatch, capsys):
+    """Both executors on a tiny grid: equal summaries, every part timed."""
+    module, out = script("bench_engine"), tmp_path / "bench.json"
+    monkeypatch.setitem(sys.modules, "bench_engine", module)  # workers find the runner by name
+    monkeypatch.setenv("PYTHONPATH", str(Path(module.__file__).parent))
+    monkeypatch.syspath_prepend(str(Path(module.__file__).parent))
+    status = module.main(["--runs", "100", "--rows", "4000", "--out", str(out)])
+    record = json.loads(out.read_text())
+    assert (record["runs"], record["rows"]) == (100, 4000)
+    assert record["seconds"].keys() == {"plan", "bare", "local", "ray", "again", "report"}
+    assert record["seconds"]["again"] < record["seconds"]["local"]
+    assert 0 < record["report_bytes"] < 10e6
+    assert status == bool(record["missed"]) == bool(module.missed(record))
+    slow = {**record, "seconds": {**record["seconds"], "ray": 61.0}, "report_bytes": 2e7}
+    assert {"ray", "report_bytes"} <= set(module.missed(slow))
+    assert "page of 4000 rows" in capsys.readouterr().out

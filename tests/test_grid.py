@@ -308,6 +308,9 @@ def test_data_by_name_is_left_out_and_added(planned):
         ({"include": [{"tests": 1}]}, r"include\[0\].tests: got an unknown key"),
         ({"data": {"dataset": SMALL, "size": 48}}, "data.dataset: got a config without the key data"),
         ({"data": {"shapes": SHAPES, "size": 48}}, "data.size: got 48, expected a data config"),
+        ({"data": {**SHAPES, "trainer": {"devices": 2}}}, "guided: trainer: got {'devices': 2}, expected one device"),
+        ({"data": {**SHAPES, "trainer": {"strategy": "ddp"}}}, "trainer: got {'strategy': 'ddp'}, expected one device"),
+        ({"data": {**SHAPES, "trainer": {"num_nodes": 2}}}, "trainer: got {'num_nodes': 2}, expected one device"),
         (
             {"compare": "fgbg", "grid": {"model.lr": [1, 2]}},
             "compare: got fgbg, expected one of guided lr=1, guided lr",

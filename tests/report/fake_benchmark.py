@@ -40,7 +40,7 @@ def fake_run(
     rows = []
     for i in range(n):
         query, class_id = int(drawn.randint(n // 2)), fold * 5 + 1 + i % 5
-        size = int(random.randint(200, 2000))
+        size = int(drawn.randint(200, 2000))
         tp = int(size * np.clip(level + 0.02 * (class_id % 5) + random.randn() * 0.15, 0, 1))
         spread = int(size * 0.3 * random.rand())
         rows.append(

@@ -54,9 +54,9 @@ def line_of(lines, config="siamese", protocol="one-shot", n_shot=1):
 
 def test_the_leaderboard_leads_with_ap50(found, lines):
     head = found.rows[0]
-    assert head[:11] == [
+    assert head[:13] == [
         *("method", "protocol", "K", "fold 0", "fold 1", "AP50 boxes", "95 % of boxes", "std of boxes"),
-        *("AP50 masks", "95 % of masks", "std of masks"),
+        *("rank", "ties", "AP50 masks", "95 % of masks", "std of masks"),
     ]
     assert not {"P", "FB-IoU", "positive IU", "95 % interval"} & set(head)
     body = [dict(zip(head, row, strict=True)) for row in found.rows[1 : 1 + len(lines)]]
@@ -66,7 +66,7 @@ def test_the_leaderboard_leads_with_ap50(found, lines):
     row = next(row for row in found.rows if row[0].startswith("siamese") and row[1:3] == ["one-shot", "1"])
     low, high = line.ap50_boxes_ci95
     assert row[6] == f"{low:.3f} to {high:.3f}"
-    assert row[9] == "{:.3f} to {:.3f}".format(*line.ap50_ci95)
+    assert row[11] == "{:.3f} to {:.3f}".format(*line.ap50_ci95)
     runs = {run["fold"]: run for run in line.runs}
     assert row[3] == f"{runs[0]['ap50_boxes']:.3f} / {runs[0]['ap50']:.3f}"
     assert row[7] == f"{(runs[0]['ap50_boxes_std'] + runs[1]['ap50_boxes_std']) / 2:.3f}"
@@ -232,12 +232,9 @@ def test_the_gap_is_drawn_and_listed(lines, found):
     assert list(own.y) == [one.novel["boxes"].ap50 for one in fallen]
     low, _ = fallen[1].novel["boxes"].ci95
     assert own.error_y.arrayminus[1] == pytest.approx(fallen[1].novel["boxes"].ap50 - low)
-    start = next(i for i, row in enumerate(found.rows) if "gap, boxes" in row)
-    body = found.rows[start + 1 : start + 3]
+    heads, *body = found.table("gap, boxes")
     assert [row[0] for row in body] == ["random", "siamese"]
-    assert [row[found.rows[start].index("gap, masks")] for row in body] == [
-        f"{one.gap('masks'):+.3f}" for one in fallen
-    ]
+    assert [row[heads.index("gap, masks")] for row in body] == [f"{one.gap('masks'):+.3f}" for one in fallen]
 
 
 def test_deviation_is_over_references_not_folds(lines):

@@ -8,6 +8,7 @@ import pytest
 from fake_benchmark import QUALITY, VIDEOS, add_films, add_pictures, fake_clicks, fake_run, fake_video
 
 from fewseg.report import build_report
+from fewseg.report.album import encoded
 from fewseg.report.figures import (
     accuracy_against_time,
     against_clicks,
@@ -20,27 +21,33 @@ from fewseg.report.figures import (
     positive_against_points,
     styles,
 )
-from fewseg.results import Comparison, collect, comparisons, leaderboard, write_json, write_text
+from fewseg.results import Comparison, collect, comparisons, leaderboard, read_board, ties, write_json, write_text
 
 
 class Page(HTMLParser):
-    """Tags with attributes, heads of the table, and the text outside scripts."""
+    """Tags with attributes, tables, the text outside scripts, and what the script of the gallery reads."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.rows: list[list[str]] = []
-        self.text = ""
-        self.skip = self.in_cell = False
+        self.tables: list[list[list[str]]] = []
+        self.trivial: list[list[str]] = []
+        self.text = self.data = ""
+        self.skip = self.in_cell = self.in_data = False
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
         self.skip = tag in ("script", "style")
+        self.in_data = dict(attrs).get("id") == "gallery-data"
+        if tag == "table":
+            self.tables.append([])
         if tag == "tr":
-            self.rows.append([])
+            self.tables[-1].append([])
+            if "trivial" in (dict(attrs).get("class") or "").split():
+                self.trivial.append(self.tables[-1][-1])
         if tag in ("td", "th"):
-            self.rows[-1].append("")
+            self.tables[-1][-1].append("")
             self.in_cell = True
 
     def handle_endtag(self, tag):
@@ -48,15 +55,31 @@ class Page(HTMLParser):
         self.in_cell = self.in_cell and tag not in ("td", "th")
 
     def handle_data(self, data):
+        if self.in_data:
+            self.data += data
+            self.in_data = False
         if not self.skip:
             self.text += data
             if self.in_cell:
-                self.rows[-1][-1] += data
+                self.tables[-1][-1][-1] += data
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """Of the first table, its heads included, without trivial answers."""
+        return [row for row in self.tables[0] if row not in self.trivial]
+
+    def table(self, head: str) -> list[list[str]]:
+        """The first table with that head."""
+        return next(table for table in self.tables if head in table[0])
 
     def column(self, head: str) -> list[str]:
         """Of the first table."""
-        end = next((i for i, row in enumerate(self.rows) if i and "seen" in row), len(self.rows))
-        return [row[self.rows[0].index(head)].strip() for row in self.rows[1:end]]
+        return [row[self.rows[0].index(head)].strip() for row in self.rows[1:]]
+
+    @property
+    def gallery(self) -> dict:
+        """What the script of the gallery reads."""
+        return json.loads(self.data)
 
 
 @pytest.fixture
@@ -97,6 +120,12 @@ def test_whole_report(benchmark):
         "How to regenerate",
     ):
         assert section in found.text
+    assert [row[0] for row in found.trivial] == ["all foreground", "all background"]
+    assert {row[found.rows[0].index("P")] for row in found.trivial} == {""}
+    first = next(line for line in read_board(benchmark).lines if (line.config, line.n_points) == ("panet", 1))
+    at = next(row for row in found.rows if row[0].startswith("panet") and row[1:3] == ["1", "1"])
+    told = dict(zip(found.rows[0], at, strict=True))
+    assert (told["rank"], told["ties"]) == (f"{first.rank.low}", ties(first.rank.group)) == ("2", "B")
     assert "Best at K = 5, P = dense: guided, mIoU 0." in found.text
     assert "fewseg 0.1.0, torch 2.15.0" in found.text
     assert "benchmark.yaml --out" in found.text
@@ -108,7 +137,7 @@ def test_whole_report(benchmark):
 def test_nothing_is_fetched(benchmark):
     for tag, attributes in page(benchmark).tags:
         for name in ("src", "href", "srcset", "action", "data"):
-            assert (attributes.get(name) or "data:").startswith("data:"), tag
+            assert (attributes.get(name) or "data:").startswith(("data:", "#")), tag
     assert "@import" not in (benchmark / "report.html").read_text(encoding="utf-8").split("</style>")[0]
 
 
@@ -152,7 +181,9 @@ def test_sections_without_data_are_absent(tmp_path):
     for section in (
         "Compared with",
         "How much the guidance",
-        "Accuracy against",
+        "Accuracy against annotated",
+        "Accuracy per fold",
+        "Trained on one thing",
         "Learning curves",
         "Best, median",
         "Read with care: methods",
@@ -188,7 +219,8 @@ def test_pictures_stay_in_their_folder_and_within_the_budget(tmp_path, monkeypat
     assert len(images) == 5
     assert images[0]["alt"] == "best: class1, IoU 0.930 (fold 0, K = 1, P = dense, query q0)"
     assert images[-2]["alt"].startswith("worst: class1, IoU 0.000")
-    monkeypatch.setattr("fewseg.report.pictures._BYTES", 3 * (run / "pictures" / "best-0.png").stat().st_size + 60)
+    size = len(encoded((run / "pictures" / "best-0.png").read_bytes()))
+    monkeypatch.setattr("fewseg.report.page._PICTURES", 3 * size + 60)
     found = page(tmp_path)
     assert [a["alt"].split(":")[0] for t, a in found.tags if t == "img"] == ["best", "median", "worst"]
     assert '2 more are in the "pictures" folders' in found.text
@@ -220,17 +252,16 @@ def test_a_reference_gets_a_section(benchmark):
     write_json(benchmark / "plan.json", {"n_folds": 4, "runs": runs, "compare": {"reference": "panet"}})
     found = page(benchmark)
     assert "Compared with panet" in found.text
-    assert {(a["id"]) for _, a in found.tags if (a.get("id") or "").startswith("compared")} == {
+    assert {(a["id"]) for _, a in found.tags if (a.get("id") or "").startswith("compared-0")} == {
         "compared-0-0",
         "compared-0-1",
     }
-    start = next(i for i, row in enumerate(found.rows) if "minus panet" in row)
-    body = found.rows[start + 1 :]
+    heads, *body = found.table("minus panet")
     assert {row[0].strip() for row in body} == {"guided", "fgbg"}
     assert len(body) == 2 * 4
-    seen = found.rows[start].index("seen")
+    seen = heads.index("seen")
     assert {row[seen] for row in body if row[0] == "fgbg"} == {"below"}
-    assert "+0." in next(row for row in body if row[0] == "guided")[found.rows[start].index("minus panet")]
+    assert "+0." in next(row for row in body if row[0] == "guided")[heads.index("minus panet")]
     write_json(benchmark / "plan.json", {"n_folds": 4, "runs": runs, "compare": None})
     assert "Compared with" not in page(benchmark).text
 
@@ -326,7 +357,7 @@ def test_points_of_objects_have_a_curve_with_the_time_of_an_update(tmp_path):
     assert list(figure.data[1].y) == [own[1], own[2], own[10], own[None]]
     assert "Objects: positive IoU against points" in page(tmp_path).text
     fake_clicks(tmp_path, "guided", 0)
-    assert "Objects: positive IoU against points (shapes5i, interactive, interactive-points)" in page(tmp_path).text
+    assert "annotation update (guide and segment) (shapes5i, interactive, interactive-points)" in page(tmp_path).text
     assert positive_against_points([line for line in lines if line.n_points == 1], styles(["guided", "fgbg"])) == []
 
 
@@ -347,7 +378,8 @@ def test_a_report_on_videos(videos):
     lines = leaderboard(collect(videos), videos)
     head = found.rows[0]
     assert not {"mIoU", "fold 0", "s/episode", "episodes"} & set(head)
-    assert head[:9] == ["method", "K", "P", "J&F", "95 % interval", "J", "F", "positive IU", "s/video"]
+    assert head[:8] == ["method", "K", "P", "J&F", "95 % interval", "J", "F", "rank"]
+    assert head[8:11] == ["ties", "positive IU", "s/video"]
     for name, key in (("J&F", "jf_mean"), ("J", "j_mean"), ("F", "f_mean"), ("positive IU", "positive_iou")):
         assert sorted(found.column(name)) == sorted(f"{line.figures[key]:.3f}" for line in lines)
     assert found.column("J&F")[:4] == sorted(found.column("J&F")[:4], reverse=True)
@@ -360,7 +392,7 @@ def test_a_report_on_videos(videos):
     assert f"Best at K = 1, P = dense: {best.config}, J&F {best.figures['jf_mean']:.3f} (J " in found.text
     assert costs in found.text
     assert "Accuracy per class" not in found.text
-    assert "Videos: accuracy against time" in found.text
+    assert "Accuracy against time" in found.text
     assert "Videos: accuracy against annotation" not in found.text
     assert "Best, median and worst" not in found.text
     assert (videos / "report.html").stat().st_size < 10e6
@@ -373,8 +405,7 @@ def test_videos_are_compared_by_mean_j(videos):
     found = page(videos)
     rows = collect(videos)
     compared = comparisons(rows, videos, "osvos")
-    start = next(i for i, row in enumerate(found.rows) if "J minus osvos" in row)
-    heads, body = found.rows[start], found.rows[start + 1 :]
+    heads, *body = found.table("J minus osvos")
     assert heads[:8] == [
         *("config", "K", "P", "J minus osvos", "95 % paired interval of J", "J seen"),
         *("positive IU", "IU minus osvos"),
@@ -421,11 +452,29 @@ def test_accuracy_against_time_joins_what_one_training_gives(videos):
     assert axis == {"yaxis.title.text": "positive IU"}
 
 
-def test_accuracy_against_time_wants_videos_and_seconds(tmp_path):
-    fake_run(tmp_path, "guided", 0)
-    assert accuracy_against_time(leaderboard(collect(tmp_path)), styles(["guided"])) == []
+def test_accuracy_against_time_wants_seconds(tmp_path):
     fake_video(tmp_path, "panet", seconds_per_episode=0.0)
-    assert accuracy_against_time(leaderboard(collect(tmp_path)), styles(["guided", "panet"])) == []
+    assert accuracy_against_time(leaderboard(collect(tmp_path)), styles(["panet"])) == []
+
+
+def test_accuracy_of_images_against_time_has_intervals(tmp_path):
+    for config, seconds in (("guided", 0.5), ("panet", 0.125)):
+        fake_run(tmp_path, config, 0, seconds_per_episode=seconds)
+    lines = leaderboard(collect(tmp_path), tmp_path)
+    ((caption, figure),) = accuracy_against_time(lines, styles(["guided", "panet"]))
+    assert caption == "K = 1, P = dense"
+    for line, trace in zip(lines, figure.data, strict=True):
+        assert (trace.name, list(trace.x)) == (line.config, [line.figures["seconds_per_episode"]])
+        assert list(trace.y) == [line.miou]
+        assert list(trace.error_y.array) == pytest.approx([line.ci95[1] - line.miou])
+        assert line.ci95[1] <= figure.layout.yaxis.range[1]
+    assert figure.layout.xaxis.title.text == "seconds per episode (logarithmic)"
+    assert figure.layout.yaxis.title.text == "mIoU"
+    (menu,) = figure.layout.updatemenus
+    assert [button.label for button in menu.buttons] == ["mIoU", "FB-IoU", "positive IU"]
+    changed, _ = menu.buttons[1].args
+    assert changed["y"] == [[line.figures["fb_iou"]] for line in lines]
+    assert changed["error_y"][0]["array"] == [0.0]  # its interval is not known
 
 
 def test_a_surface_over_frames_and_points(tmp_path):
@@ -474,8 +523,8 @@ def test_strips_of_one_video_stand_side_by_side(videos, monkeypatch):
     methods = ["guided, J 0.850", "osvos, J 0.800", "osvos+50, J 0.750", "osvos+200, J 0.700"]
     assert said == [f"{video}: {name}" for video in VIDEOS[:3] for name in ["truth", *methods]]
     # what does not fit is said, and starts with the last methods
-    size = max(path.stat().st_size for path in videos.glob("*/pictures/*.jpg"))
-    monkeypatch.setattr("fewseg.report.pictures._BYTES", 3 * size)
+    size = max(len(encoded(path.read_bytes())) for path in videos.glob("*/pictures/*.jpg"))
+    monkeypatch.setattr("fewseg.report.page._PICTURES", 3 * size)
     found = page(videos)
     said = [attributes["alt"] for tag, attributes in found.tags if tag == "img"]
     assert said[:3] == ["bear: truth", "bear: guided, J 0.850", "bear: osvos, J 0.800"]

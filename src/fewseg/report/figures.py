@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from fewseg.results import Comparison, Line, amount, of_instances, of_videos, points
+from fewseg.results import FIGURES, Comparison, Line, amount, of_instances, of_videos, points
 
 # Okabe and Ito's palette without its yellow, which is too light for lines on white
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -76,6 +76,23 @@ def shot(lines: Sequence[Line]) -> str:
 def setting_of(one: Line | Comparison) -> str:
     """K and P as captions say them; references have no points."""
     return f"K = {one.n_shot}" + ("" if of_instances([one]) else f", P = {points(one.n_points)}")
+
+
+class Score(NamedTuple):
+    """An accuracy: its name, its value, and its interval where there is one."""
+
+    name: str
+    value: float | None
+    ci95: tuple[float, float] | None
+
+
+def ranked(line: Line) -> Score:
+    """What a line is ranked by: J&F of videos, AP50 of boxes where instances are asked for, else mIoU."""
+    if of_instances([line]):
+        return Score(FIGURES["ap50_boxes"], line.figures.get("ap50_boxes"), line.ap50_boxes_ci95)
+    if of_videos([line]) and "jf_mean" in line.figures:
+        return Score(FIGURES["jf_mean"], line.figures["jf_mean"], line.jf_ci95)
+    return Score("mIoU", line.miou, line.ci95)
 
 
 def _accuracy(line: Line) -> tuple[float | None, tuple[float, float] | None]:
@@ -216,13 +233,51 @@ def positive_against_points(lines: Sequence[Line], style: Mapping[str, Style]) -
     return found
 
 
+def by_fold(line: Line) -> dict[int, Score]:
+    """Fold -> what ``ranked`` would say of it alone: the mean over its seeds, with the interval of a single run."""
+    name, interval = {"mIoU": ("miou", "ci95"), "J&F": ("jf_mean", "jf_ci95")}.get(
+        ranked(line).name, ("ap50_boxes", "ap50_boxes_ci95")
+    )
+    found = {}
+    for fold in sorted({run["fold"] for run in line.runs if name in run}):
+        own = [run for run in line.runs if run["fold"] == fold and name in run]
+        between = own[0].get(interval) if len(own) == 1 else None
+        mean = sum(run[name] for run in own) / len(own)
+        found[fold] = Score(ranked(line).name, mean, (between[0], between[1]) if between else None)
+    return found
+
+
+def per_fold(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[str, go.Figure] | None:
+    """What lines are ranked by on every fold, at the setting of ``per_class``; None without two folds."""
+    scored = [line for line in lines if by_fold(line)]
+    folds = sorted({fold for line in scored for fold in by_fold(line)})
+    if len(folds) < 2:
+        return None
+    chosen = shared_setting(scored)
+    shown = [line for line in scored if (line.n_shot, line.n_points) == chosen]
+    figure = go.Figure()
+    for line in shown:
+        own = by_fold(line)
+        values, intervals = [one.value for one in own.values()], [one.ci95 for one in own.values()]
+        figure.add_bar(
+            name=html.escape(line.config),
+            x=[f"fold {fold}" for fold in own],
+            y=values,
+            error_y=bars(values, intervals),
+            marker={"color": style[line.config].colour, "pattern": {"shape": style[line.config].pattern}},
+            hovertemplate="%{x}: %{y:.3f}",
+        )
+    axis = {"type": "category", "categoryorder": "array", "categoryarray": [f"fold {fold}" for fold in folds]}
+    return setting_of(shown[0]), finish(figure, axis, html.escape(ranked(shown[0]).name))
+
+
 def per_class(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[str, go.Figure] | None:
     """IoU of every class, at the densest setting of those that most configurations share; None without two classes.
 
     Where instances are asked for: AP50 of boxes.
     """
-    scored = [line for line in lines if _per_class(line)]
-    if len({name for line in scored for name in _per_class(line)}) < 2:
+    scored = [line for line in lines if class_scores(line)]
+    if len({name for line in scored for name in class_scores(line)}) < 2:
         return None
     chosen = shared_setting(scored)
     figure = go.Figure()
@@ -230,19 +285,19 @@ def per_class(lines: Sequence[Line], style: Mapping[str, Style]) -> tuple[str, g
         if (line.n_shot, line.n_points) == chosen:
             figure.add_bar(
                 name=html.escape(line.config),
-                x=[html.escape(name) for name in _per_class(line)],
-                y=list(_per_class(line).values()),
+                x=[html.escape(name) for name in class_scores(line)],
+                y=list(class_scores(line).values()),
                 marker={"color": style[line.config].colour, "pattern": {"shape": style[line.config].pattern}},
                 hovertemplate="%{x}: %{y:.3f}",
             )
-    names = dict.fromkeys(name for line in scored for name in _per_class(line))
+    names = dict.fromkeys(name for line in scored for name in class_scores(line))
     axis = {"type": "category", "categoryorder": "array", "categoryarray": [html.escape(name) for name in names]}
     if of_instances(scored):
         return f"K = {chosen[0]}", finish(figure, axis, "AP50 of boxes")
     return f"K = {chosen[0]}, P = {points(chosen[1])}", finish(figure, axis, "IoU")
 
 
-def _per_class(line: Line) -> dict[str, float]:
+def class_scores(line: Line) -> dict[str, float]:
     """Class name -> IoU, or AP50 of boxes where instances are asked for, mean over seeds."""
     if not of_instances([line]):
         return line.per_class_iou
@@ -259,12 +314,14 @@ def shared_setting(lines: Sequence[Line]) -> tuple[int, int | None]:
     return max(counts, key=lambda setting: (counts[setting], amount(setting[1]), setting[0]))
 
 
-# how well videos are segmented, with the words for an axis; the first is shown first
+# accuracies with the words for an axis; the first is shown first
 _VIDEO_ACCURACIES = {
     "jf_mean": "J&F, mean over objects",
     "j_mean": "J, mean over objects",
     "positive_iou": "positive IU",
 }
+_INSTANCE_ACCURACIES = {"ap50_boxes": "AP50 of boxes", "ap50": "AP50 of masks"}
+_IMAGE_ACCURACIES = {"miou": "mIoU", "fb_iou": "FB-IoU", "positive_iou": "positive IU"}
 _MOST_SETTINGS = 4  # more have figures at the ends alone
 
 
@@ -288,34 +345,55 @@ def of_one_training(lines: Sequence[Line]) -> list[Timed]:
     return sorted(made, key=lambda one: one.name)
 
 
+def _accuracies(lines: Sequence[Line]) -> dict[str, str]:
+    """The accuracies that all lines have."""
+    words = (
+        _VIDEO_ACCURACIES if of_videos(lines) else _INSTANCE_ACCURACIES if of_instances(lines) else _IMAGE_ACCURACIES
+    )
+    return {name: title for name, title in words.items() if all(_one(line, name).value is not None for line in lines)}
+
+
+def _one(line: Line, name: str) -> Score:
+    """One accuracy of a line with its interval."""
+    intervals = {"miou": line.ci95, "jf_mean": line.jf_ci95, "ap50_boxes": line.ap50_boxes_ci95, "ap50": line.ap50_ci95}
+    return Score(name, line.miou if name == "miou" else line.figures.get(name), intervals.get(name))
+
+
 def accuracy_against_time(lines: Sequence[Line], style: Mapping[str, Style]) -> list[tuple[str, go.Figure]]:
-    """Accuracy of videos against the seconds that one takes, a figure for every K and P, the densest first.
+    """Accuracy against the seconds that an episode takes, a figure for every K and P, the densest first.
 
     Variants of one training, such as numbers of test-time updates, are joined by a line (Caelles et al. 2017 and the
     guided networks' papers draw OSVOS so). Buttons choose the accuracy. Where settings are many, those with most and
     least annotation have figures.
+
+    Args:
+        lines: of one data set, task and protocol.
+        style: of every configuration.
     """
-    timed = [line for line in lines if line.figures.get("seconds_per_episode", 0) > 0]  # the axis is logarithmic
-    shown = [line for line in timed if of_videos([line])]
-    chosen = [name for name in _VIDEO_ACCURACIES if shown and all(name in line.figures for line in shown)]
+    shown = [line for line in lines if line.figures.get("seconds_per_episode", 0) > 0]  # the axis is logarithmic
+    chosen = _accuracies(shown) if shown else {}
     settings = sorted({(amount(line.n_points), line.n_shot) for line in shown}, reverse=True)
     settings = settings if len(settings) <= _MOST_SETTINGS else [settings[0], settings[-1]]
     # the same axes at every setting
     times = [math.log10(line.figures["seconds_per_episode"]) for line in shown] or [0.0]
-    best = max((line.figures[name] for line in shown for name in chosen), default=1.0)
+    best = max((one.value or 0.0 for line in shown for one in (_one(line, name) for name in chosen)), default=1.0)
+    ends = [one.ci95[1] for line in shown for one in (_one(line, name) for name in chosen) if one.ci95]
     span = max(times) - min(times)
     room = max(0.06 * span, (1 - span) / 2)  # at least a factor of ten is seen, so that the axis has ticks
-    across, up = [min(times) - room, max(times) + room], [0, min(1.1 * best, 1.02) or 1]
+    across, up = [min(times) - room, max(times) + room], [0, min(max(1.1 * best, *ends, 0.0), 1.02) or 1]
+    videos = of_videos(shown)
     found = []
     for setting in settings if chosen else ():
         own = [line for line in shown if (amount(line.n_points), line.n_shot) == setting]
         groups, figure = of_one_training(own), go.Figure()
         for group in groups:
             look, several = style[group.name], len(group.lines) > 1
+            scores = [_one(line, next(iter(chosen))) for line in group.lines]
             figure.add_scatter(
                 name=html.escape(group.name),
                 x=[line.figures["seconds_per_episode"] for line in group.lines],
-                y=[line.figures[chosen[0]] for line in group.lines],
+                y=[one.value for one in scores],
+                error_y=bars([one.value for one in scores], [one.ci95 for one in scores]),
                 customdata=[html.escape(line.config) for line in group.lines],
                 text=[html.escape(line.config.removeprefix(group.name)) for line in group.lines],
                 textposition="top center",
@@ -326,27 +404,30 @@ def accuracy_against_time(lines: Sequence[Line], style: Mapping[str, Style]) -> 
                 hovertemplate="%{customdata}, %{x:.3g} s: %{y:.3f}<extra></extra>",
                 cliponaxis=False,
             )
-        title = "seconds per video: features, guidance and all frames (logarithmic)"
-        finish(figure, {"title": title, "type": "log", **_LOGARITHMIC}, html.escape(_VIDEO_ACCURACIES[chosen[0]]))
+        title = f"seconds per {'video' if videos else 'episode'} (logarithmic)"
+        finish(figure, {"title": title, "type": "log", **_LOGARITHMIC}, html.escape(next(iter(chosen.values()))))
         figure.update_layout(xaxis={"range": across}, yaxis={"range": up})
         if len(chosen) > 1:
             figure.update_layout(updatemenus=[_choice(groups, chosen)], margin={"t": 45})
-            figure.update_layout(legend={"y": 1.0, "x": 0.3})
-        found.append((f"K = {own[0].n_shot}, P = {points(own[0].n_points)}", figure))
+            # below, for the buttons are above; on a phone every name has a line of its own
+            figure.update_layout(legend={"y": -0.25, "yanchor": "top"}, height=360 + 20 * len(groups))
+        found.append((setting_of(own[0]), figure))
     return found
 
 
 _LOGARITHMIC = {"showgrid": True, "gridcolor": "#e8eaed", "dtick": "D2", "tickformat": "~g"}
 
 
-def _choice(groups: Sequence[Timed], names: Sequence[str]) -> dict[str, Any]:
+def _choice(groups: Sequence[Timed], accuracies: Mapping[str, str]) -> dict[str, Any]:
     """Buttons that show one or the other accuracy."""
     buttons = []
-    for name in names:
-        values = [[line.figures[name] for line in group.lines] for group in groups]
-        title = _VIDEO_ACCURACIES[name]
+    for name, title in accuracies.items():
+        scores = [[_one(line, name) for line in group.lines] for group in groups]
+        values = [[one.value for one in several] for several in scores]
+        spread = [bars([one.value for one in several], [one.ci95 for one in several]) for several in scores]
         axis = {"yaxis.title.text": html.escape(title)}
-        buttons.append({"label": html.escape(title.split(",")[0]), "method": "update", "args": [{"y": values}, axis]})
+        changed = {"y": values, "error_y": spread}
+        buttons.append({"label": html.escape(title.split(",")[0]), "method": "update", "args": [changed, axis]})
     place = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "pad": {"t": 0, "b": 0}}
     return {"type": "buttons", "direction": "right", "buttons": buttons, "active": 0, "font": {"size": 12}, **place}
 

@@ -186,7 +186,7 @@ def _matrix(line: Line, run: Mapping[str, Any], out: Path) -> go.Figure | None:
     numbers = {int(pair.split(":")[0]) for text in frame["truth"].dropna() for pair in text.split()}
     if not numbers:
         return None
-    names = _class_names(line.dataset, max(*classes, *numbers))
+    names = class_names(line.dataset, max(*classes, *numbers))
     made = confusion(frame, names, classes, int(run.get("n_repeats", 1)))
     order = sorted(range(len(made.columns)), key=lambda j: made.columns[j] not in made.rows)  # stable
     rows, columns = ([html.escape(name) for name in group] for group in (made.rows, [made.columns[j] for j in order]))
@@ -224,7 +224,7 @@ def _matrix(line: Line, run: Mapping[str, Any], out: Path) -> go.Figure | None:
     return figure
 
 
-def _class_names(dataset: str, n_classes: int) -> tuple[str, ...]:
+def class_names(dataset: str, n_classes: int) -> tuple[str, ...]:
     """The names of a data set's classes, or their numbers where it is none of ours."""
     for kind in (getattr(datasets, name) for name in datasets.__all__):
         names = getattr(kind, "class_names", ())

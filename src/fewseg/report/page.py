@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import csv
-import html
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from fewseg.report.album import Album
+from fewseg.report.boards import (
+    class_table,
+    comparison_section,
+    figure,
+    fold_table,
+    gap_section,
+    leaderboard_section,
+    who,
+)
+from fewseg.report.cells import Section, escaped, listed, rendered
 from fewseg.report.figures import (
     Curve,
     Style,
@@ -23,47 +33,36 @@ from fewseg.report.figures import (
     against_shots,
     annotation_surfaces,
     embed,
-    forest,
     guidance_spread,
     learning_curves,
     per_class,
+    per_fold,
     positive_against_points,
+    ranked,
     setting_of,
     shot,
     styles,
 )
-from fewseg.report.instances import (
-    KINDS,
-    Gap,
-    against_clutter,
-    asked,
-    base_and_novel,
-    confusions,
-    deviation,
-    gaps,
-)
-from fewseg.report.pictures import pictures
+from fewseg.report.gallery import gallery_section
+from fewseg.report.instances import KINDS, against_clutter, asked, confusions, gaps
+from fewseg.report.papers import paper_section
+from fewseg.report.pictures import picture_sections
+from fewseg.report.transfer import matrix, transfer_table, transfers
 from fewseg.results import (
-    CLICKED,
     FIGURES,
-    Comparison,
     Line,
     amount,
-    collect,
-    compared_in_words,
-    comparison_cells,
-    comparisons,
-    explained,
-    figure_text,
-    leaderboard,
+    mark_current,
     of_instances,
     of_videos,
     points,
-    reference_of,
+    read_board,
     training_notes,
     write_text,
 )
 
+_PAGE = 9_500_000  # bytes of a page at most, where its tables and plots allow; pictures fill what is left
+_PICTURES = 2_000_000  # characters of the pictures that are shown at once
 # nothing may be fetched, whatever a name or a picture holds
 _POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
@@ -83,43 +82,44 @@ def build_report(out: Path, folds_expected: int | None = None) -> Path:
     Raises:
         FewsegError: ``out`` holds a foreign ``metrics.json`` or rows of another schema.
     """
-    rows = collect(out)
-    lines = leaderboard(rows, out, folds_expected)
+    board = read_board(out, folds_expected)
+    rows, lines = board.rows, board.lines
     style = styles(sorted({line.config for line in lines}))
-    sections = [_headline(lines)]
-    if lines:
-        sections.append(_leaderboard(lines, style))
-    compared = comparisons(rows, out, reference_of(out))
-    sections.append(_comparisons(compared, style))
-    fallen = gaps(lines)
-    sections.append(_gaps(fallen, style))
-    plots = _plots(lines, rows, style, out)
-    sections += [plots, pictures(lines, style, out), _regenerate(out)]
+    album = Album(_PICTURES)
+    shown = [
+        leaderboard_section(board, style) if lines else None,
+        comparison_section(board.comparisons, style),
+        gap_section(gaps(lines), style),
+        _transfers(lines, style),
+        *_plots(lines, rows, style, out),
+        *picture_sections(lines, style, out, album),
+        paper_section(lines),
+        _regenerate(out),
+    ]
+    sections = [section for section in shown if section is not None]
+    plotly = f"<script>{get_plotlyjs()}</script>\n" if any("Plotly" in section.body for section in sections) else ""
+    room = _PAGE - len(plotly) - sum(len(section.body.encode()) for section in sections)
+    gallery = gallery_section(lines, out, album, room)
+    if gallery is not None:
+        after = [section.title for section in sections].index("How to regenerate") - (shown[-2] is not None)
+        sections.insert(after, gallery)
     files = resources.files("fewseg.report")
     css, js = ((files / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    plotly = f"<script>{get_plotlyjs()}</script>\n" if plots or compared or fallen else ""
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         f"<title>{_heading(lines)}</title>\n<style>\n{css}</style>\n{plotly}</head>\n"
-        f"<body>\n{''.join(sections)}<script>\n{js}</script>\n</body>\n</html>\n"
+        f"<body>\n<header>{_headline(lines)}</header>\n{rendered(sections)}<script>\n{js}</script>\n</body>\n</html>\n"
     )
     path = out / "report.html"
     write_text(path, page)
+    mark_current(out, "report")
     return path
 
 
-def _text(value: object) -> str:
-    return html.escape(str(value))
-
-
-def _listed(values: Iterable[object]) -> str:
-    return ", ".join(dict.fromkeys(map(_text, values)))
-
-
 def _heading(lines: Sequence[Line]) -> str:
-    return f"Few-shot segmentation on {_listed(line.dataset for line in lines)}" if lines else "No finished run"
+    return f"Few-shot segmentation on {listed(line.dataset for line in lines)}" if lines else "No finished run"
 
 
 def _headline(lines: Sequence[Line]) -> str:
@@ -131,24 +131,24 @@ def _headline(lines: Sequence[Line]) -> str:
     videos, counts = of_videos(lines), sorted({line.n_points for line in lines}, key=amount)
     per_run = f", {_span(episodes)} {'videos' if videos else 'episodes'} each" if episodes else ""
     facts = {
-        "Compared": _listed(line.config if line.config == line.method else _who(line) for line in lines),
-        "Data set": _listed(line.dataset for line in lines),
-        "Task": _listed(line.task for line in lines),
-        "Protocol": _listed(line.protocol for line in lines),
-        "Folds": _listed(sorted({run["fold"] for run in runs})),
-        "Annotation": f"K = {_listed(sorted({line.n_shot for line in lines}))} {shot(lines)}s"
-        + ("" if of_instances(lines) else f", P = {_listed(points(p) for p in counts)} pixels"),
-        "Runs": f"{len(runs)}{per_run}, seeds {_listed(sorted({run['seed'] for run in runs}))}",
-        "Training": "; ".join(_text(note) for note in training_notes(runs)),
-        "Device": _listed(run["device"] for run in runs if "device" in run),
-        "Versions": _listed(f"{name} {version}" for name, version in versions),
+        "Compared": listed(who(line) for line in lines),
+        "Data set": listed(line.dataset for line in lines),
+        "Task": listed(line.task for line in lines),
+        "Protocol": listed(line.protocol for line in lines),
+        "Folds": listed(sorted({run["fold"] for run in runs})),
+        "Annotation": f"K = {listed(sorted({line.n_shot for line in lines}))} {shot(lines)}s"
+        + ("" if of_instances(lines) else f", P = {listed(points(p) for p in counts)} pixels"),
+        "Runs": f"{len(runs)}{per_run}, seeds {listed(sorted({run['seed'] for run in runs}))}",
+        "Training": "; ".join(escaped(note) for note in training_notes(runs)),
+        "Device": listed(run["device"] for run in runs if "device" in run),
+        "Versions": listed(f"{name} {version}" for name, version in versions),
     }
     notices = _notices(lines)
     if _lists_differ(runs):
         notices.append("methods were scored on different episode lists; compare only equal lists")
-    warned = "".join(f'<p class="notice"><strong>Read with care:</strong> {_text(n)}.</p>\n' for n in notices)
-    listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>\n" for name, value in facts.items() if value)
-    return f"<h1>{_heading(lines)}</h1>\n{_best(lines)}{warned}<dl>\n{listed}</dl>\n"
+    warned = "".join(f'<p class="notice"><strong>Read with care:</strong> {escaped(n)}.</p>\n' for n in notices)
+    items = "".join(f"<dt>{name}</dt><dd>{value}</dd>\n" for name, value in facts.items() if value)
+    return f"<h1>{_heading(lines)}</h1>\n{_best(lines)}{warned}<dl>\n{items}</dl>\n"
 
 
 def _notices(lines: Sequence[Line]) -> list[str]:
@@ -163,21 +163,21 @@ def _notices(lines: Sequence[Line]) -> list[str]:
 
 def _best(lines: Sequence[Line]) -> str:
     """The winner at the densest setting, where there is one setting group to speak of; of videos, with its costs."""
-    scored = [line for line in lines if _accuracy(line) is not None]
+    scored = [line for line in lines if ranked(line).value is not None]
     if of_instances(scored):  # what a benchmark of instances is about, also where it tests base classes beside them
         scored = [line for line in scored if asked(line) == "novel"] or scored
     if not scored or len({(line.dataset, line.task, line.protocol) for line in scored}) > 1:
         return ""
     top = max((amount(line.n_points), line.n_shot) for line in scored)
-    best = max((x for x in scored if (amount(x.n_points), x.n_shot) == top), key=lambda line: _accuracy(line) or 0.0)
+    best = max((x for x in scored if (amount(x.n_points), x.n_shot) == top), key=lambda line: ranked(line).value or 0.0)
     if of_videos([best]) and "jf_mean" in best.figures:
         told = _video_in_words(best)
     elif of_instances([best]):
         told = _instances_in_words(best)
     else:
         interval = "" if best.ci95 is None else f" (95 % interval {best.ci95[0]:.3f} to {best.ci95[1]:.3f})"
-        told = f"mIoU {_accuracy(best) or 0.0:.3f}{interval}"
-    return f"<p>Best at {setting_of(best)}: <strong>{_text(best.config)}</strong>, {told}.</p>\n"
+        told = f"mIoU {ranked(best).value or 0.0:.3f}{interval}"
+    return f"<p>Best at {setting_of(best)}: <strong>{escaped(best.config)}</strong>, {told}.</p>\n"
 
 
 def _video_in_words(line: Line) -> str:
@@ -194,7 +194,7 @@ def _video_in_words(line: Line) -> str:
         }
         spent = [words.format(f"{figures[name]:.2g} s") for name, words in costs.items() if name in figures]
         told += f", {' and '.join(spent)}" if spent else ""
-    return _text(told)
+    return escaped(told)
 
 
 def _instances_in_words(line: Line) -> str:
@@ -206,17 +206,6 @@ def _instances_in_words(line: Line) -> str:
         parts.append(f"{line.figures[name]:.3f} of {kind}{between}")
     classes = {"novel": " on novel classes", "base": " on base classes", "all": " on all classes"}.get(asked(line), "")
     return f"AP50{classes} {' and '.join(parts)}"
-
-
-def _accuracy(line: Line) -> float | None:
-    """What lines are ranked by: J&F of videos, AP50 of boxes where instances are asked for, else mIoU."""
-    if of_instances([line]):
-        return line.figures.get("ap50_boxes")
-    return line.figures.get("jf_mean", line.miou) if of_videos([line]) else line.miou
-
-
-def _who(line: Line) -> str:
-    return f"{line.config} ({line.method})"
 
 
 def _span(counts: Sequence[int]) -> str:
@@ -231,255 +220,39 @@ def _lists_differ(runs: Sequence[dict[str, Any]]) -> bool:
     return any(len(found) > 1 for found in lists.values())
 
 
-class _Cell(NamedTuple):
-    content: str  # HTML
-    sort: object = ""
-    kind: str = ""  # CSS class
-
-
-def _leaderboard(lines: Sequence[Line], style: dict[str, Style]) -> str:
-    # videos have one class and one fold: their mIoU is positive IU
-    videos, searched = of_videos(lines), of_instances(lines)
-    folds = [] if videos else sorted({fold for line in lines for fold in line.folds})
-    folds = [] if searched and len(folds) < 2 else folds
-    extra = [name for name in FIGURES if any(name in line.figures for line in lines)]
-    wide = [n for n in ("dataset", "task", "protocol") if len({getattr(line, n) for line in lines}) > 1]
-    of_line = [(x.ap50_boxes_ci95, x.ap50_ci95) if searched else (x.jf_ci95 if videos else x.ci95,) for x in lines]
-    intervals = [ci95 for several in of_line for ci95 in several if ci95]
-    scale = min((low for low, _ in intervals), default=0.0), max((high for _, high in intervals), default=1.0)
-
-    def setting(line: Line) -> tuple[Any, ...]:
-        return line.dataset, line.task, line.protocol, line.n_shot, amount(line.n_points)
-
-    best: dict[tuple[Any, ...], float] = {}
-    for line in lines:
-        best[setting(line)] = max(best.get(setting(line), 0.0), _accuracy(line) or 0.0)
-    body = []
-    for line in sorted(lines, key=lambda line: (*setting(line), -(_accuracy(line) or 0.0), line.config)):
-        swatch = f'<span class="swatch" style="background:{style[line.config].colour}"></span>'
-        ranked = "J&F" if of_videos([line]) and "jf_mean" in line.figures else "mIoU"
-        ranked = FIGURES["ap50_boxes"] if of_instances([line]) else ranked
-        is_best = _accuracy(line) is not None and _accuracy(line) == best[setting(line)]
-        figures = {FIGURES[name]: _figure_cell(name, line.figures.get(name)) for name in extra}
-        positive, colour = _number(line.figures.get("positive_iou")), style[line.config].colour
-        if videos:  # what lines are ranked by stands first, then what it costs
-            accuracy = {
-                "J&F": figures.pop("J&F", _Cell("")),
-                "95 % interval": _interval(line.figures.get("jf_mean"), line.jf_ci95, scale, colour),
-                **{name: figures.pop(name, _Cell("")) for name in ("J", "F")},
-                "positive IU": positive,
-            }
-            figures = dict(sorted(figures.items(), key=lambda item: not item[0].startswith("s/")))
-        elif searched:
-            accuracy = _instance_cells(line, figures, scale, colour)
-        else:
-            accuracy = {
-                "mIoU": _number(line.miou),
-                "95 % interval": _interval(line.miou, line.ci95, scale, colour),
-                "FB-IoU": _number(line.figures.get("fb_iou")),
-                "positive IU": positive,
-            }
-        row = {
-            "method": _Cell(
-                swatch + _text(line.config if line.config == line.method else _who(line)), line.config, "text"
-            ),
-            **{name: _Cell(_text(getattr(line, name)), getattr(line, name), "text") for name in wide},
-            "K": _Cell(str(line.n_shot), line.n_shot),
-            "P": _Cell("")
-            if searched
-            else _Cell(points(line.n_points), 1e9 if line.n_points is None else line.n_points),
-            **{f"fold {fold}": _fold_cell(line, fold) for fold in folds},
-            **accuracy,
-            **figures,
-            "s/episode": _figure_cell("seconds_per_episode", line.figures.get("seconds_per_episode")),
-            "parameters": _millions(line.runs[0].get("n_parameters")),
-            "trained": _millions(line.runs[0].get("n_trained_parameters")),
-            ("videos" if videos else "episodes"): _Cell(str(line.n_episodes), line.n_episodes),
-            "note": _Cell(_text(line.note), line.note, "text"),
-        }
-        if is_best and ranked in row:
-            row[ranked] = row[ranked]._replace(kind="best")
-        if "s/video" in row:  # an episode is a video
-            del row["s/episode"]
-        body.append(row)
-    shown = [name for name in body[0] if any(row[name].content for row in body)]
-    kinds = {name: body[0][name].kind if body[0][name].kind == "text" else "" for name in shown}
-    heads = "".join(f'<th class="{kinds[n]}" scope="col"><button type="button">{_text(n)}</button></th>' for n in shown)
-    cells = "".join("<tr>" + "".join(_td(row[name]) for name in shown) + "</tr>\n" for row in body)
-    clicked = f" {_text(' '.join(CLICKED.split()))}" if any(line.clicks for line in lines) else ""
-    told = _text(" ".join(" ".join(explained(lines)).split())) if videos or searched else _IMAGES
-    return (
-        "<h2>Leaderboard</h2>\n"
-        f'<p class="quiet">{told} Bold: best of its setting. A click on a head '
-        f"sorts.{clicked}</p>\n"
-        f'<div class="scroll"><table class="sortable">\n<thead><tr>{heads}</tr></thead>\n'
-        f"<tbody>\n{cells}</tbody>\n</table></div>\n"
-    )
-
-
-_IMAGES = (
-    "mIoU: intersection over union per class, summed over all its episodes; mean over the classes of a fold, then over "
-    "seeds and folds. The interval resamples query images, with all their episodes, 1000 times; it does not hold the "
-    "variation of training. K: annotated images; P: annotated pixels per label and image."
-)
-
-
-def _instance_cells(line: Line, figures: dict[str, _Cell], scale: tuple[float, float], colour: str) -> dict[str, _Cell]:
-    """AP50 of boxes and of masks, each with its interval and its deviation over lists of references, then the rest."""
-    row = {}
-    for name, kind in KINDS.items():
-        head = FIGURES[name]
-        row[head] = figures.pop(head, _Cell(""))
-        row[f"95 % of {kind}"] = _interval(line.figures.get(name), getattr(line, f"{name}_ci95"), scale, colour)
-        row[f"std of {kind}"] = _number(deviation(line, name))
-    return (
-        row | {head: figures.pop(head, _Cell("")) for head in ("AP boxes", "AP masks")} | {"mIoU": _number(line.miou)}
-    )
-
-
-def _fold_cell(line: Line, fold: int) -> _Cell:
-    """The mIoU of one fold, mean over seeds; AP50 of boxes and masks where instances are asked for."""
-    if not of_instances([line]):
-        return _number(line.folds.get(fold))
-    own = [run for run in line.runs if run["fold"] == fold and all(name in run for name in KINDS)]
-    means = [sum(run[name] for run in own) / len(own) for name in KINDS] if own else []
-    return _Cell(" / ".join(f"{mean:.3f}" for mean in means), means[0] if means else "")
-
-
-def _td(cell: _Cell) -> str:
-    return f'<td class="{cell.kind}" data-sort="{_text(cell.sort)}">{cell.content}</td>'
-
-
-def _number(value: float | None) -> _Cell:
-    return _Cell("") if value is None else _Cell(f"{value:.3f}", value)
-
-
-def _figure_cell(name: str, value: float | None) -> _Cell:
-    return _Cell("") if value is None else _Cell(figure_text(name, value), value)
-
-
-def _millions(count: int | None) -> _Cell:
-    return _Cell("") if count is None else _Cell(f"{count / 1e6:.2f} M" if count else "0", count)
-
-
-def _interval(value: float | None, ci95: tuple[float, float] | None, scale: tuple[float, float], colour: str) -> _Cell:
-    """The interval as a bar on a scale that all lines share, and as text."""
-    if ci95 is None or value is None:
-        return _Cell("")
-    start, width = scale[0], max(scale[1] - scale[0], 1e-9)
-    low, high, centre = (round(80 * (at - start) / width, 1) for at in (*ci95, value))
-    return _Cell(
-        '<svg width="88" height="12" viewBox="-4 0 88 12" aria-hidden="true">'
-        '<path d="M0 6H80" stroke="#d5d9de"/>'
-        f'<path d="M{low} 6H{high}" stroke="{colour}" stroke-width="6"/>'
-        f'<path d="M{centre} 1V11" stroke="#1c2128" stroke-width="1.5"/></svg>{ci95[0]:.3f} to {ci95[1]:.3f}',
-        ci95[0],
-    )
-
-
-def _comparisons(compared: Sequence[Comparison], style: dict[str, Style]) -> str:
-    """Every configuration against the reference: a forest plot at the ends of the settings, and all as a table."""
-    if not compared:
-        return ""
-    parts = []
-    groups = groupby(compared, lambda one: (one.dataset, one.task, one.protocol))  # they come sorted
-    several = len({(one.dataset, one.task, one.protocol) for one in compared}) > 1
-    for i, (names, members) in enumerate(groups):
-        where = f" ({', '.join(names)})" if several else ""
-        shown = [one for one in members if one.reference == compared[0].reference]
-        for j, (caption, drawn) in enumerate(forest(shown, style)):
-            plot = embed(drawn, f"compared-{i}-{j}")
-            parts.append(f"<figure><figcaption>{_text(caption + where)}</figcaption>{plot}</figure>\n")
-    heads, body = comparison_cells(compared)
-    kinds = {head: "text" for head in heads if head in _TEXT}
-    top = "".join(
-        f'<th class="{kinds.get(h, "")}" scope="col"><button type="button">{_text(h)}</button></th>' for h in heads
-    )
-    rows = []
-    for one, line in zip(compared, body, strict=True):
-        by_value: dict[str, object] = {"P": 1e9 if one.n_points is None else one.n_points}
-        ends = {"": one.ci95, " of IU": one.ci95, " of J": one.j_ci95}
-        ends |= {" of boxes": one.ap50_boxes_ci95, " of masks": one.ap50_ci95}
-        by_value |= {f"95 % paired interval{of}": "" if ci95 is None else ci95[0] for of, ci95 in ends.items()}
-        cells = []
-        for head, content in zip(heads, line, strict=True):
-            mark = style[one.config].colour if head == "config" else ""
-            swatch = f'<span class="swatch" style="background:{mark}"></span>' if mark else ""
-            cells.append(_td(_Cell(swatch + _text(content), by_value.get(head, content), kinds.get(head, ""))))
-        rows.append("<tr>" + "".join(cells) + "</tr>\n")
-    references = ", ".join(dict.fromkeys(one.reference for one in compared))
-    told = _text(" ".join(compared_in_words(compared).split()))
-    return (
-        f"<h2>Compared with {_text(references)}</h2>\n"
-        f'<p class="quiet">{told} Hollow marks: not separated.</p>\n{"".join(parts)}'
-        f'<div class="scroll"><table class="sortable">\n<thead><tr>{top}</tr></thead>\n'
-        f"<tbody>\n{''.join(rows)}</tbody>\n</table></div>\n"
-    )
-
-
-def _gaps(found: Sequence[Gap], style: dict[str, Style]) -> str:
-    """Base classes against novel ones: a plot and a table."""
+def _transfers(lines: Sequence[Line], style: dict[str, Style]) -> Section | None:
+    """What was trained on one thing and tested on another."""
+    found = transfers(lines)
     if not found:
-        return ""
-    parts = []
-    for i, (caption, drawn) in enumerate(base_and_novel(found, style)):
-        plot = embed(drawn, f"gap-{i}")
-        parts.append(f"<figure><figcaption>{_text(caption)}</figcaption>{plot}</figure>\n")
-    several = len({one.dataset for one in found}) > 1
-    heads = [*(["dataset"] * several), "method", "K", "folds"]
-    heads += [f"{what} {kind}" for kind in KINDS.values() for what in ("base,", "novel,", "gap,")]
-    body = []
-    for one in found:
-        swatch = f'<span class="swatch" style="background:{style[one.config].colour}"></span>'
-        cells = [_Cell(_text(one.dataset), one.dataset, "text")] * several
-        cells += [_Cell(swatch + _text(one.config), one.config, "text"), _Cell(str(one.n_shot), one.n_shot)]
-        cells.append(_Cell(_listed(one.folds), len(one.folds)))
-        for kind in KINDS.values():
-            cells += [_number(value) for value in (one.base[kind].ap50, one.novel[kind].ap50)]
-            cells.append(_Cell(f"{one.gap(kind):+.3f}", one.gap(kind)))
-        body.append("<tr>" + "".join(map(_td, cells)) + "</tr>\n")
-    top = "".join(
-        f'<th class="{"text" if head in ("dataset", "method") else ""}" scope="col">'
-        f'<button type="button">{_text(head)}</button></th>'
-        for head in heads
+        return None
+    plots = [figure(one.setting, embed(matrix(one), f"transfer-{i}")) for i, one in enumerate(found)]
+    about = (
+        '<p class="quiet">Rows: what trained, with the data set and the task of its training. Columns: what tested. '
+        "Every column has its own accuracy: mIoU of images, J&amp;F of videos, AP50 of boxes of instances; they do "
+        "not compare with each other. Framed: tested on what it was trained on.</p>\n"
     )
-    return (
-        "<h2>Base classes against novel classes</h2>\n"
-        '<p class="quiet">AP50 of the same trainings on classes that trained (base, pale) and on classes that did not '
-        "(novel); gap: base minus novel. The two ask for other objects, in partly the same images.</p>\n"
-        f'{"".join(parts)}<div class="scroll"><table class="sortable">\n<thead><tr>{top}</tr></thead>\n'
-        f"<tbody>\n{''.join(body)}</tbody>\n</table></div>\n"
-    )
+    folded = f"<details><summary>The same as a table</summary>\n{transfer_table(found, style)}</details>\n"
+    return Section("Trained on one thing, tested on another", about + "".join(plots) + folded)
 
 
-_TEXT = {
-    "dataset",
-    "task",
-    "protocol",
-    "config",
-    "against",
-    "seen",
-    "J seen",
-    "IU seen",
-    "boxes seen",
-    "masks seen",
-    "note",
-}  # heads of columns that sort by letters
+def _plots(lines: Sequence[Line], rows: Sequence[dict[str, Any]], style: dict[str, Style], out: Path) -> list[Section]:
+    """A section for every plot that there are data for."""
 
-
-def _plots(lines: Sequence[Line], rows: Sequence[dict[str, Any]], style: dict[str, Style], out: Path) -> str:
     def group(line: Line) -> tuple[str, str, str]:
         return line.dataset, line.task, line.protocol
 
-    found: list[tuple[str, str, Any]] = []
+    found: dict[str, list[str]] = {}
     groups = [(names, list(members)) for names, members in groupby(lines, group)]  # lines come sorted
+    several = len(groups) > 1
+    count = 0
     for names, members in groups:
-        where = f" ({', '.join(names)})" if len(groups) > 1 else ""
-        for title, figure in (
+        where = f" ({', '.join(names)})" if several else ""
+        marks = names if several else ()
+        for title, drawn in (
             *(("Objects: accuracy against clicks", drawn) for drawn in against_clicks(members, style)),
             *(("Objects: accuracy against seconds", drawn) for drawn in against_seconds(members, style)),
             *(("Objects: positive IoU against points", drawn) for drawn in positive_against_points(members, style)),
-            *(("Videos: accuracy against time", drawn) for drawn in accuracy_against_time(members, style)),
+            *(("Accuracy against time", drawn) for drawn in accuracy_against_time(members, style)),
             *(("Videos: accuracy against annotation", drawn) for drawn in annotation_surfaces(members, style)),
             ("Accuracy against annotated pixels", against_points(members, style)),
             (
@@ -488,27 +261,34 @@ def _plots(lines: Sequence[Line], rows: Sequence[dict[str, Any]], style: dict[st
             ),
             ("Instances: accuracy against clutter", against_clutter(members, style)),
             *(("Instances: what is found instead", drawn) for drawn in confusions(members, out)),
+            ("Accuracy per fold", per_fold(members, style)),
             ("Accuracy per class", per_class(members, style)),
             ("How much the guidance varies", guidance_spread(members, style)),
         ):
-            if figure is not None:
-                found.append((title + where, figure[0], figure[1]))
+            if drawn is None:
+                continue
+            parts = found.setdefault(title, [_explained(title)])
+            parts.append(figure(drawn[0] + where, embed(drawn[1], f"figure-{count}"), marks))
+            count += 1
+            more = {"Accuracy per fold": fold_table, "Accuracy per class": class_table}.get(title)
+            if more is not None:
+                parts.append(more(members, style, where))
     for column, title in (("miou", "Learning curves: mIoU"), ("loss", "Learning curves: loss")):
         curves = _curves(rows, column, out)
         if curves:
-            found.append((title, "one line per training", learning_curves(curves, style, title.split(": ")[1])))
-    parts = []
-    for i, (title, caption, drawn) in enumerate(found):
-        plot = embed(drawn, f"figure-{i}")
-        explained = next((words for start, words in _EXPLAINED.items() if title.startswith(start)), "")
-        told = f'<p class="quiet">{explained}</p>\n' if explained else ""
-        head = f"<h2>{_text(title)}</h2>\n{told}" if not i or title != found[i - 1][0] else ""
-        parts.append(f"{head}<figure><figcaption>{_text(caption)}</figcaption>{plot}</figure>\n")
-    return "".join(parts)
+            drawn = learning_curves(curves, style, title.split(": ")[1])
+            found[title] = [figure("one line per training", embed(drawn, f"figure-{count}"))]
+            count += 1
+    return [Section(title, "".join(parts)) for title, parts in found.items()]
 
 
-_EXPLAINED = {  # of titles that begin so
-    "How much the guidance": (
+def _explained(title: str) -> str:
+    words = _EXPLAINED.get(title, "")
+    return f'<p class="quiet">{words}</p>\n' if words else ""
+
+
+_EXPLAINED = {
+    "How much the guidance varies": (
         "Within: how far z differs among supports of one class. Between: how far the means of classes lie apart. Where "
         "both are tiny, z is nearly one constant and the support hardly says what to segment. Where only the first is "
         "tiny, the supports of a class are interchangeable, and more annotation hardly moves the answer."
@@ -523,9 +303,9 @@ _EXPLAINED = {  # of titles that begin so
         "asked for come first: their own AP50 is on the diagonal, and all else would be 0 without mistakes. White: "
         "no such image shows the other class. Column sums: what is found most, asked for or not."
     ),
-    "Videos: accuracy against time": (
-        "Higher and further left is better. A line joins evaluations of one training that differ at test time, such as "
-        "numbers of updates."
+    "Accuracy against time": (
+        "Higher and further left is better. Bars are intervals of accuracy. A line joins evaluations of one training "
+        "that differ at test time, such as numbers of updates. Seconds of a video: features, guidance and all frames."
     ),
     "Videos: accuracy against annotation": (
         "How positive IU grows with annotated frames (S) and annotated points per label and frame (P). All methods "
@@ -551,7 +331,7 @@ def _curves(rows: Sequence[dict[str, Any]], column: str, out: Path) -> list[Curv
     return list(curves.values())
 
 
-def _regenerate(out: Path) -> str:
+def _regenerate(out: Path) -> Section:
     folder = out
     if out.is_absolute():  # the page travels: say the folder as seen from where the command runs
         folder = out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else Path(out.name)
@@ -561,6 +341,6 @@ def _regenerate(out: Path) -> str:
     if source.is_file():
         config = shlex.quote((folder / "benchmark.yaml").as_posix())
         commands.insert(0, f"fewseg benchmark {config} --out {where}")
-        listing = _text(source.read_text(encoding="utf-8"))
+        listing = escaped(source.read_text(encoding="utf-8"))
         details = f"<details><summary>benchmark.yaml</summary><pre>{listing}</pre></details>\n"
-    return f"<h2>How to regenerate</h2>\n<pre>{_text(chr(10).join(commands))}</pre>\n{details}"
+    return Section("How to regenerate", f"<pre>{escaped(chr(10).join(commands))}</pre>\n{details}")

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import json
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fewseg.report.album import Album, entries
+from fewseg.report.cells import Section, swatch
 from fewseg.report.figures import Style, setting_of, shared_setting
 from fewseg.results import Line, amount, of_instances, of_videos, points
 
-_BYTES = 3_000_000  # of files; keeps the page, plotly included, below 10 MB
 _PICTURES_OF_A_KIND = 2
 
 
-def pictures(lines: Sequence[Line], style: Mapping[str, Style], out: Path) -> str:
-    """The sections of pictures as HTML, strips of videos first; empty where no run has pictures.
+def picture_sections(lines: Sequence[Line], style: Mapping[str, Style], out: Path, album: Album) -> list[Section]:
+    """The sections of pictures, strips of videos first; empty where no run has pictures.
 
     Args:
         lines: of the leaderboard.
         style: of every configuration.
         out: the benchmark's folder.
+        album: that takes the pictures.
     """
-    films, spent = _films(lines, style, out)
-    return films + _episodes(lines, style, out, _BYTES - spent)
+    return [one for one in (_films(lines, style, out, album), _episodes(lines, style, out, album)) if one]
 
 
 class _Picture(NamedTuple):
@@ -47,9 +46,9 @@ class _Film(NamedTuple):
     annotated: list[int]
 
 
-def _films(lines: Sequence[Line], style: Mapping[str, Style], out: Path) -> tuple[str, int]:
-    """Strips of the same frames of the same videos, the truth above all methods; and the bytes of the files."""
-    parts, total, left = [], 0, 0
+def _films(lines: Sequence[Line], style: Mapping[str, Style], out: Path, album: Album) -> Section | None:
+    """Strips of the same frames of the same videos, the truth above all methods."""
+    parts, left = [], 0
     videos = [line for line in lines if of_videos([line])]
     groups = [
         (names, list(members)) for names, members in groupby(videos, lambda one: (one.dataset, one.task, one.protocol))
@@ -73,19 +72,19 @@ def _films(lines: Sequence[Line], style: Mapping[str, Style], out: Path) -> tupl
             rows, first = [], truths.get(query)
             queue: list[tuple[Line | None, _Film]] = [(None, first)] if first else []
             for one, film in (*queue, *made):
-                size = film.path.stat().st_size
-                if left or total + size > _BYTES:
+                added = album.add(film.path)
+                if added is None:
                     left += 1
                 else:
-                    total += size
-                    rows.append(_strip(one, film, query, style))
+                    rows.append(_strip(one, film, query, style, added))
             given = made[0][1].annotated
             told = f"annotated {'frame' if len(given) == 1 else 'frames'} {', '.join(map(str, given))}"
             setting = f"K = {n_shot}, P = {points(n_points)}: {told}"
             if rows:
                 parts.append(
                     f'<h3>{html.escape(query + where)}</h3>\n<p class="quiet">{setting}</p>\n'
-                    f'<div class="scroll"><div class="films">\n{"".join(rows)}</div></div>\n'
+                    f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(query)}">'
+                    f'<div class="films">\n{"".join(rows)}</div></div>\n'
                 )
     more = f' {left} more are in the "pictures" folders of the runs.' if left else ""
     told = (
@@ -94,31 +93,31 @@ def _films(lines: Sequence[Line], style: Mapping[str, Style], out: Path) -> tupl
         "video."
     )
     if not parts:
-        return "", 0
-    return f'<h2>Videos side by side</h2>\n<p class="quiet">{told}{more}</p>\n{"".join(parts)}', total
+        return None
+    return Section("Videos side by side", f'<p class="quiet">{told}{more}</p>\n{"".join(parts)}')
 
 
 def _strips(line: Line, kind: str, out: Path) -> dict[str, _Film]:
     """Video -> the strip of a kind in the first of the line's runs that has one."""
     found: dict[str, _Film] = {}
     for run in line.runs:
-        for path, entry in _entries(out / run["run"] / "pictures"):
+        for path, entry in entries(out / run["run"] / "pictures"):
             if entry["kind"] == kind:
                 found.setdefault(entry["query"], _Film(path, entry.get("j_mean"), entry["annotated"]))
     return found
 
 
-def _strip(line: Line | None, film: _Film, query: str, style: Mapping[str, Style]) -> str:
-    name, swatch = "truth", ""
+def _strip(line: Line | None, film: _Film, query: str, style: Mapping[str, Style], added: tuple[str, str]) -> str:
+    name, mark = "truth", ""
     if line is not None:
         name = f"{line.config}" + ("" if film.j_mean is None else f", J {film.j_mean:.3f}")
-        swatch = f'<span class="swatch" style="background:{style[line.config].colour}"></span>'
+        mark = swatch(style[line.config].colour)
     told = html.escape(f"{query}: {name}")
-    return f'<div>{swatch}{html.escape(name)}</div><img src="{_data(film.path)}" alt="{told}">\n'
+    return f'<div>{mark}{html.escape(name)}</div><img id="{added[0]}" src="{added[1]}" alt="{told}">\n'
 
 
-def _episodes(lines: Sequence[Line], style: Mapping[str, Style], out: Path, budget: int) -> str:
-    """The best, the median and the worst episodes of every method, within a budget of bytes."""
+def _episodes(lines: Sequence[Line], style: Mapping[str, Style], out: Path, album: Album) -> Section | None:
+    """The best, the median and the worst episodes of every method."""
     shelves: dict[tuple[str, str], list[_Picture]] = {}
     for config in dict.fromkeys(line.config for line in lines):
         for kind in ("best", "median", "worst"):
@@ -127,20 +126,20 @@ def _episodes(lines: Sequence[Line], style: Mapping[str, Style], out: Path, budg
                 shelves[config, kind] = chosen
     # every method shows its first picture of each kind before any shows a second
     queue = [shelf[i] for i in range(_PICTURES_OF_A_KIND) for shelf in shelves.values() if i < len(shelf)]
-    total, shown = 0, set()
+    shown: dict[_Picture, tuple[str, str]] = {}
     for picture in queue:
-        total += picture.path.stat().st_size
-        if total > budget:
-            break
-        shown.add(picture)
+        added = album.add(picture.path)
+        if added is not None:
+            shown[picture] = added
     parts = []
     for config in dict.fromkeys(config for config, _ in shelves):
-        figures = [_figure(p) for (c, _), shelf in shelves.items() if c == config for p in shelf if p in shown]
-        swatch = f'<span class="swatch" style="background:{style[config].colour}"></span>'
+        kept = [p for (c, _), shelf in shelves.items() if c == config for p in shelf if p in shown]
+        figures = [_figure(picture, shown[picture]) for picture in kept]
         if figures:
-            parts.append(f'<h3>{swatch}{html.escape(config)}</h3>\n<div class="pictures">\n{"".join(figures)}</div>\n')
+            title = swatch(style[config].colour) + html.escape(config)
+            parts.append(f'<h3>{title}</h3>\n<div class="pictures">\n{"".join(figures)}</div>\n')
     if not parts:
-        return ""
+        return None
     left = len(queue) - len(shown)
     more = f' {left} more are in the "pictures" folders of the runs.' if left else ""
     told = ""
@@ -149,10 +148,8 @@ def _episodes(lines: Sequence[Line], style: Mapping[str, Style], out: Path, budg
             " Left what is found, with scores and with the references in the corner, right the truth. Detections that "
             "score 0.5 or less are left out; where none scores more, the best one is a thin box."
         )
-    return (
-        "<h2>Best, median and worst episodes</h2>\n"
-        f'<p class="quiet">Of each method at its densest setting.{told}{more}</p>\n{"".join(parts)}'
-    )
+    about = f'<p class="quiet">Of each method at its densest setting.{told}{more}</p>\n'
+    return Section("Best, median and worst episodes", about + "".join(parts))
 
 
 def _chosen(lines: Sequence[Line], config: str, kind: str, out: Path) -> list[_Picture]:
@@ -173,7 +170,7 @@ def _chosen(lines: Sequence[Line], config: str, kind: str, out: Path) -> list[_P
 
 def _index(folder: Path, line: Line, run: dict[str, Any]) -> list[_Picture]:
     found = []
-    for path, entry in _entries(folder):
+    for path, entry in entries(folder):
         if "iou" not in entry:  # the strip of a video
             continue
         where = f"fold {run['fold']}, {setting_of(line)}, query {entry['query']}"
@@ -184,26 +181,10 @@ def _index(folder: Path, line: Line, run: dict[str, Any]) -> list[_Picture]:
     return found
 
 
-def _entries(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The pictures of a run, each with what its index says of it."""
-    index = folder / "index.json"
-    if not index.is_file():
-        return []
-    # a name in an index never leads out of the folder
-    entries = [(folder / Path(entry["file"]).name, entry) for entry in json.loads(index.read_text(encoding="utf-8"))]
-    return [(path, entry) for path, entry in entries if path.is_file()]
-
-
 def _clicks(count: int) -> str:
     return "1 click" if count == 1 else f"{count} clicks"
 
 
-def _figure(picture: _Picture) -> str:
-    caption = html.escape(picture.caption)
-    return f'<figure><img src="{_data(picture.path)}" alt="{caption}"><figcaption>{caption}</figcaption></figure>\n'
-
-
-def _data(path: Path) -> str:
-    """A picture as part of the page."""
-    kind = "jpeg" if path.suffix == ".jpg" else "png"
-    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+def _figure(picture: _Picture, added: tuple[str, str]) -> str:
+    told = html.escape(picture.caption)
+    return f'<figure><img id="{added[0]}" src="{added[1]}" alt="{told}"><figcaption>{told}</figcaption></figure>\n'
