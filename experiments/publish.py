@@ -37,7 +37,9 @@ from fewseg.results import (
     markdown,
     of_instances,
     points,
+    ranked_by,
     summarise,
+    ties,
     training_notes,
     write_json,
     write_text,
@@ -109,8 +111,42 @@ def instance_table(found: Sequence[Line]) -> str:
             cells += [_ap50(line, name) for line in lines]
             cells += [f"{falls[row].gap(kind):+.3f}" if row in falls else ""] * bool(falls)
         seconds = figure_text("seconds_per_episode", first.figures.get("seconds_per_episode"))
-        body.append([first.config + _notes(lines), *([str(first.n_shot)] * several), *cells, seconds])
-    return markdown([*heads, "s/query"], body)
+        body.append([first.config + _notes(lines), *([str(first.n_shot)] * several), *cells, seconds, _ties(lines[0])])
+    return _with_ties([*heads, "s/query"], body)
+
+
+def _ties(line: Line | None) -> str:
+    return "" if line is None or line.rank is None else ties(line.rank.group)
+
+
+def _with_ties(heads: list[str], body: list[list[str]]) -> str:
+    """The table in markdown; its last cells, the letters of ties, only where there are some."""
+    ranked = any(row[-1] for row in body)
+    return markdown([*heads, "ties"], body) if ranked else markdown(heads, [row[:-1] for row in body])
+
+
+def trivial_in_words(lines: Sequence[Line]) -> list[str]:
+    """What trivial answers score, a sentence for each data set and protocol."""
+    groups: dict[tuple[str, str, str], list[Line]] = {}
+    for line in lines:
+        groups.setdefault((line.dataset, line.task, line.protocol), []).append(line)
+    return [
+        f"Trivial answers to the same episodes{f' ({names[0]}, {names[2]})' if len(groups) > 1 else ''}, mIoU: "
+        + ", ".join(f"{line.config} {line.miou or 0.0:.3f}" for line in own)
+        + "."
+        for names, own in groups.items()
+    ]
+
+
+def ties_in_words(lines: Sequence[Line]) -> str:
+    """What the letters behind a table mean; empty where there are none."""
+    if not any(line.rank for line in lines):
+        return ""
+    drawn = "videos" if any("jf_mean" in line.figures for line in lines) else "query images"
+    return (
+        f"Ties, by {ranked_by(lines)} in a row's first setting: A cannot be told from the best, B from "
+        f"the best of the rest, and so on (95 % for all pairs at once, paired bootstrap over {drawn})."
+    )
 
 
 def _notes(sides: Sequence[Line | None]) -> str:
@@ -142,9 +178,9 @@ def click_table(found: Sequence[Line]) -> str:
         note = f" ({line.note})" if line.note else ""
         setting = () if one else (str(line.n_shot), points(line.n_points))
         shown = [figure_text(name, line.figures.get(name)) for name in figures]
-        body.append([line.config + note, *setting, _score(line), *shown])
+        body.append([line.config + note, *setting, _score(line), *shown, _ties(line)])
     heads += [FIGURES.get(name, "positive IU") for name in figures]
-    return markdown(heads, body)
+    return _with_ties(heads, body)
 
 
 def point_table(found: Sequence[Line]) -> str:
@@ -186,8 +222,8 @@ def video_table(found: Sequence[Line]) -> str:
             scores[0] += f" [{dense.jf_ci95[0]:.3f}, {dense.jf_ci95[1]:.3f}]"
         shown = [figure_text(name, dense.figures.get(name)) for name in VIDEO_FIGURES]
         note = f" ({dense.note})" if dense.note else ""
-        body.append([config + note, *([str(n_shot)] * several), *scores, *shown])
-    return markdown(heads, body)
+        body.append([config + note, *([str(n_shot)] * several), *scores, *shown, _ties(dense)])
+    return _with_ties(heads, body)
 
 
 def table(found: Sequence[Line]) -> str:
@@ -207,8 +243,8 @@ def table(found: Sequence[Line]) -> str:
         first = next(line for line in lines if line is not None)
         extra = [figure_text(name, first.figures.get(name)) for name in ("fb_iou", "seconds_per_update")]
         note = f" ({first.note})" if first.note else ""
-        body.append([config + note, *map(_score, lines), *extra])
-    return markdown(heads, body)
+        body.append([config + note, *map(_score, lines), *extra, _ties(lines[0])])
+    return _with_ties(heads, body)
 
 
 _TABLES = {
@@ -274,7 +310,7 @@ def publish(
     devices = ", ".join(sorted({str(row["device"]) for row in rows}))
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
     folds = sorted({row["fold"] for row in rows})
-    lines = leaderboard(rows, out)
+    lines = board.lines
     videos = any("jf_mean" in line.figures for line in lines)
     searched = any("ap50" in line.figures for line in lines)
     facts = [
@@ -283,6 +319,8 @@ def publish(
         *([" ".join(CLICKED.split())] if any(line.clicks for line in lines) else []),
         *([" ".join(VIDEO.split())] if videos else []),
         *([f"{' '.join(INSTANCES.split())} {_SPREAD}"] if searched else []),
+        *filter(None, [ties_in_words(lines)]),
+        *trivial_in_words(board.trivial),
         f"{_listed(row['n_episodes'] for row in rows)} {'videos' if videos else 'episodes'} a fold, protocol "
         f"{_listed(row['protocol'] for row in rows)}, folds {folds}; "
         f"the interval resamples {'videos' if videos else 'query images'} and does not hold the variation of training.",

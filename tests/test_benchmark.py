@@ -128,35 +128,53 @@ def test_planning_imports_no_torch(grid):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def killed_when(grid, out, ready):
+    """Starts a benchmark and kills it as soon as something is there; its workers end with it."""
+    process = start(grid, out)
+    deadline = time.monotonic() + 200
+    while not ready() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    note_workers(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the kill landed"
+    assert not children(process.pid), "a worker outlived the benchmark"
+
+
 def test_a_killed_benchmark_resumes_to_the_same_summary(grid, tmp_path):
+    """Real training is killed twice: within it, and between two evaluations."""
+    small = changed(grid, folds=[0])
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "killed"
-    first = start(grid, undisturbed)
+    first = start(small, undisturbed)
     text, errors = first.communicate(timeout=300)
     assert first.returncode == 0, errors
     assert "report:" in text
     rows = json.loads((undisturbed / "summary.json").read_text())
-    assert len(rows) == 16
+    assert len(rows) == 8
 
-    process = start(grid, out)
-    deadline = time.monotonic() + 200
-    while not list(out.glob("*-k*/metrics.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    note_workers(process.pid)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    def methods(name):
+        found = out.glob(f"trainings/*/{name}")
+        return [path for path in found if "pretraining-" not in str(path.relative_to(out))]
+
+    killed_when(small, out, lambda: methods("checkpoint/last.ckpt"))
+    assert not list(out.glob("*-k*/metrics.json")), "in the middle of the trainings"
+    assert len(methods("metrics.json")) < 2
+    trained = {path: path.stat().st_mtime_ns for path in out.glob("trainings/*/metrics.json")}
+
+    killed_when(small, out, lambda: list(out.glob("*-k*/metrics.json")))
     finished = {path: path.stat().st_mtime_ns for path in out.glob("*-k*/metrics.json")}
-    assert 0 < len(finished) < 16, "the kill landed in the middle"
-    assert not children(process.pid), "a worker outlived the benchmark"
+    assert 0 < len(finished) < 8, "in the middle of the evaluations"
     late = set(out.glob("*-k*/metrics.json")) - set(finished)
     assert len(late) <= 2, "workers went on after the kill"  # one each may have been between its last two writes
 
-    second = start(grid, out)
+    second = start(small, out)
     _, errors = second.communicate(timeout=300)
     assert second.returncode == 0, errors
-    assert all(path.stat().st_mtime_ns == before for path, before in finished.items()), "a finished run was repeated"
+    kept = {**trained, **finished}
+    assert all(path.stat().st_mtime_ns == before for path, before in kept.items()), "something finished was repeated"
     assert stable(json.loads((out / "summary.json").read_text())) == stable(rows)
 
-    again = start(grid, out)
+    again = start(small, out)
     text, errors = again.communicate(timeout=100)
     assert again.returncode == 0, errors
     assert stable(json.loads((out / "summary.json").read_text())) == stable(rows)

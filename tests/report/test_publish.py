@@ -70,13 +70,18 @@ def test_a_benchmark_is_published(script, benchmark, root):
     assert "## Compared with guided" in summary
     assert "Regenerate with `make fake`." in summary
     readme = (root / "README.md").read_text()
-    heads = "| config | 1 shot, dense | 1 shot, 1 px | 5 shots, dense | 5 shots, 1 px | FB-IoU | s/update |"
+    heads = "| config | 1 shot, dense | 1 shot, 1 px | 5 shots, dense | 5 shots, 1 px | FB-IoU | s/update | ties |"
     assert readme.startswith(f"before\n<!-- fake -->\n{heads}\n")
     assert readme.endswith("<!-- /fake -->\nafter\n")
     (row,) = lines_of(readme, "| panet")
     assert [bool(cell) for cell in row[1:5]] == [True, True, True, False]  # that setting was never run
     assert float(row[1].split()[0]) == pytest.approx(published_mean(results, "panet", 1, None), abs=5e-4)
     assert "z within" not in readme
+    ties = {row[0].split()[0]: row[-1] for row in lines_of(readme, "| ") if row[-1] in ("A", "B", "C")}
+    best = max(("guided", "panet"), key=lambda config: published_mean(results, config, 1, None))
+    assert ties[best] == "A"
+    assert "Ties, by mIoU in a row's first setting: A cannot be told from the best" in readme
+    assert "Trivial answers to the same episodes, mIoU: all background 0.000, all foreground 0." in readme
     assert "Training: 9 steps." in readme
     assert picture.is_file()
     before = {path: path.read_bytes() for path in root.rglob("*.*") if path.is_file()}
@@ -170,7 +175,7 @@ def test_a_benchmark_of_clicks_points_and_classes_is_published(script, tmp_path,
     assert [row[0].split()[0] for row in rows] == [line.config for line in clicked]
     assert [row[2] for row in rows] == [f"{line.clicks.iou[0]:.3f}" for line in clicked]
     assert [row[6] for row in rows] == [f"{line.figures['noc90']:.2f}" for line in clicked]
-    assert [bool(row[-1]) for row in rows] == [line.config == "panet+AJ" for line in clicked]  # seconds of refinement
+    assert [bool(row[-2]) for row in rows] == [line.config == "panet+AJ" for line in clicked]  # seconds of refinement
     assert "| config | K | positive IU, P = 1 | positive IU, P = dense | s/update, longest |" in readme
     assert "**shapes5i, clean**\n\n| config | 1 shot, dense | FB-IoU | s/update |" in readme
     assert "NoC@t: clicks until" in readme
@@ -212,6 +217,7 @@ def test_a_benchmark_of_instances_is_published(script, tmp_path, root):
         *("AP50 boxes, novel classes", "AP50 boxes, base classes", "gap boxes"),
         *("AP50 masks, novel classes", "AP50 masks, base classes", "gap masks"),
         "s/query",
+        "ties",
     ]
     assert [row[0].split()[0] for row in rows[2:]] == ["siamese", "random"]
     low, high = own.ap50_boxes_ci95
