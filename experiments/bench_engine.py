@@ -4,7 +4,8 @@ The grid has ``--runs`` runs of trainings with 25 evaluations each. A runner tha
 their figures for every run. Measured one after the other: planning; executing and summarising by the local executor and
 by Ray with two workers each, into new folders; the same command again on the complete folder; and the page of
 ``--rows`` rows of episodes. For comparison the same files are written by a bare pool of two processes, without summary,
-order, resuming or events: the difference is the engine's. Both executors must give equal summaries.
+order, resuming or events: the difference is the engine's. Both executors must give equal summaries. Scenes, lists and
+times go into a cache that is thrown away.
 
 Usage: python experiments/bench_engine.py     (or: make bench-engine)
 """
@@ -80,7 +81,7 @@ def leave(run: Run, out: Path) -> dict[str, Any]:
 
 def write_grid(folder: Path, n_runs: int) -> Path:
     """A benchmark file of ``n_runs`` runs: methods x 4 folds x 5 shots x 5 points."""
-    source = {"dataset": {"class_path": "Shapes5i", "init_args": {"n_train": 300, "n_val": 200}}, "size": 48}
+    source = {"dataset": {"class_path": "Shapes5i", "init_args": {"n_train": 20, "n_val": 120}}, "size": 48}
     names = range(n_runs // (4 * PER_TRAINING))
     methods = {f"m{i}": {"config": str(MODELS / "fgbg.yaml"), "model": {"lr": 1e-3 * (i + 1)}} for i in names}
     config = {"data": {"data": source}, "methods": methods, "compare": "m0", "training": {"max_steps": 3}}
@@ -88,6 +89,19 @@ def write_grid(folder: Path, n_runs: int) -> Path:
     path = folder / "grid.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+@contextlib.contextmanager
+def own_cache(folder: Path) -> Iterator[None]:
+    """What is cached within goes into a folder, as in the processes that start within."""
+    before = os.environ.get("FEWSEG_CACHE")
+    os.environ["FEWSEG_CACHE"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["FEWSEG_CACHE"]
+        if before is not None:
+            os.environ["FEWSEG_CACHE"] = before
 
 
 @contextlib.contextmanager
@@ -174,7 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="fewseg-bench-"))
     try:
-        record = measure(folder, options.runs, options.rows)
+        with own_cache(folder / "cache"):
+            record = measure(folder, options.runs, options.rows)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     machine = {"device": f"{platform.machine()} CPU, {os.cpu_count()} cores", "python": platform.python_version()}

@@ -126,26 +126,30 @@ def _with_ties(heads: list[str], body: list[list[str]]) -> str:
 
 
 def trivial_in_words(lines: Sequence[Line]) -> list[str]:
-    """What trivial answers score, a sentence for each data set and protocol."""
+    """What trivial answers score, a sentence for each data set and protocol, in a figure that its table shows."""
     groups: dict[tuple[str, str, str], list[Line]] = {}
     for line in lines:
         groups.setdefault((line.dataset, line.task, line.protocol), []).append(line)
-    return [
-        f"Trivial answers to the same episodes{f' ({names[0]}, {names[2]})' if len(groups) > 1 else ''}, mIoU: "
-        + ", ".join(f"{line.config} {line.miou or 0.0:.3f}" for line in own)
-        + "."
-        for names, own in groups.items()
-    ]
+    told = []
+    for (dataset, task, protocol), own in groups.items():
+        figure = "j_mean" if task == "video" else "miou" if task in ("semantic", "instance") else "positive_iou"
+        name = {"j_mean": "J", "miou": "mIoU", "positive_iou": "positive IU"}[figure]
+        scores = []
+        for line in own:
+            score = line.miou if figure == "miou" else line.figures[figure]
+            given = ", ".join(f"{name} = {value}" for name, value in zip("KP", line.given, strict=True) if value)
+            scores.append(f"{line.config}{f' ({given})' if given else ''} {score:.3f}")
+        where = f" ({dataset}, {protocol})" if len(groups) > 1 else ""
+        told.append(f"Trivial answers to the same episodes{where}, {name}: {', '.join(scores)}.")
+    return told
 
 
 def ties_in_words(lines: Sequence[Line]) -> str:
-    """What the letters behind a table mean; empty where there are none."""
-    if not any(line.rank for line in lines):
-        return ""
+    """What the letters behind a table mean."""
     drawn = "videos" if any("jf_mean" in line.figures for line in lines) else "query images"
     return (
         f"Ties, by {ranked_by(lines)} in a row's first setting: A cannot be told from the best, B from "
-        f"the best of the rest, and so on (95 % for all pairs at once, paired bootstrap over {drawn})."
+        f"the best of the rest, and so on (about 95 % for all pairs at once, paired bootstrap over {drawn})."
     )
 
 
@@ -313,13 +317,14 @@ def publish(
     lines = board.lines
     videos = any("jf_mean" in line.figures for line in lines)
     searched = any("ap50" in line.figures for line in lines)
+    made = tables(lines)
     facts = [
         f"Regenerate with `{command}`.",
         *(f"Training: {note}." for note in training_notes(rows)),
         *([" ".join(CLICKED.split())] if any(line.clicks for line in lines) else []),
         *([" ".join(VIDEO.split())] if videos else []),
         *([f"{' '.join(INSTANCES.split())} {_SPREAD}"] if searched else []),
-        *filter(None, [ties_in_words(lines)]),
+        *([ties_in_words(lines)] if "| ties |" in made else []),
         *trivial_in_words(board.trivial),
         f"{_listed(row['n_episodes'] for row in rows)} {'videos' if videos else 'episodes'} a fold, protocol "
         f"{_listed(row['protocol'] for row in rows)}, folds {folds}; "
@@ -327,7 +332,7 @@ def publish(
         f"Measured on {devices}; {versions}.",
     ]
     more = f"All settings and folds: [{name}.md](experiments/results/{name}.md)."
-    body = f"{tables(lines)}\n\n" + "\n".join([*facts, more])
+    body = f"{made}\n\n" + "\n".join([*facts, more])
     results = root / "experiments" / "results"
     write_json(results / f"{name}.json", rows)
     write_text(results / f"{name}-curves.csv", curves(rows, out))

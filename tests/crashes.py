@@ -46,7 +46,7 @@ def run(grid, out, at=None, act=None):
 def torn(operation):
     """A kill in the middle of a write, or just before any other change."""
     event, name = operation
-    if event == "open" and Path(name).name != ".lock":
+    if event == "open" and Path(name).name not in (".lock", ".workers"):
         Path(name).write_bytes(b"{")
     quick.kill(operation)
 
@@ -62,8 +62,8 @@ def finished(out):
 
 
 def main(grid, folder, act):
+    os.fsync = lambda file: None  # what a process wrote outlives it
     engine._executor = lambda name, out, runner, *rest: quick.InProcess(out, runner)
-    engine._PATIENCE = 5
     listed = []
     whole = folder / "whole"
     assert run(grid, whole) == 0  # which also loads what is loaded late
@@ -76,7 +76,7 @@ def main(grid, folder, act):
 
     assert run(grid, counted, 1, note) == 0
     operations = [json.loads(line) for line in seen.read_text().splitlines()]
-    step = 1 if act is torn else 3
+    step = 1 if act is torn else 5
     for at in range(1, len(operations) + 1, step):
         out = folder / f"out{at}"
         ended = run(grid, out, at, act)

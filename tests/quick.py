@@ -1,6 +1,6 @@
 """A benchmark without training, for tests of what runs it: numbers follow from ids, files are those of the real one.
 
-``python quick.py GRID OUT [JSON of Quick's arguments] [JSON of execute's arguments]`` runs it as a command.
+``python quick.py GRID OUT [JSON of Quick's arguments] [JSON of execute's, and ``patience``]`` runs it as a command.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ import pandas as pd
 import yaml
 
 from fewseg import benchmark, results
+from fewseg.benchmark import engine
 from fewseg.benchmark.grid import dataset_of
 from fewseg.benchmark.jobs import Event, perform
 from fewseg.episode import Row
@@ -54,15 +55,17 @@ class Quick:
     Args:
         pause: seconds that a step and an evaluation take.
         faults: what happens to trainings and runs whose ids start so: ``raise``; ``kill``, ``exit``: the worker, once;
-            ``kill always``.
+            ``kill always``; ``die always``: that of ``InProcess``; ``cuda``: all that the process does later fails too.
         kill_at: file operation within a worker at which it kills its process group.
-        note: a folder where every training and run says which process did it and what it found there.
+        note: a folder where every training and run says which process did it, its GPUs and its folder's name.
+        hold: a file; no step is done while it is there.
     """
 
     pause: float = 0.0
     faults: dict = dataclasses.field(default_factory=dict)
     kill_at: int | None = None
     note: str | None = None
+    hold: str | None = None
 
     def check(self, runs, pretrainings):
         pass
@@ -74,7 +77,7 @@ class Quick:
         folder = out / "trainings" / one.id
         if results.is_done(folder):
             return
-        self.say(one.id)
+        self.say(one.id, out)
         results.write_text(folder / "config.yaml", yaml.safe_dump(one.config))
         last, state, first = folder / "checkpoint" / "last.ckpt", one.id, 0
         if one.pretraining:
@@ -84,6 +87,8 @@ class Quick:
             report(first)
         for step in range(first, one.max_steps):
             time.sleep(self.pause)
+            while self.hold and Path(self.hold).exists():
+                time.sleep(0.02)
             state = hashlib.sha256(f"{state}{step}".encode()).hexdigest()
             results.write_json(last, [step + 1, state])
             report(1)
@@ -94,7 +99,7 @@ class Quick:
 
     def evaluate(self, run, out):
         one = run.training
-        self.say(run.id)
+        self.say(run.id, out)
         state = (out / "trainings" / one.id / "checkpoint" / "model.safetensors").read_text()
         time.sleep(self.pause)
         dataset = dataset_of(Path("data"), run.options)
@@ -131,10 +136,12 @@ class Quick:
         results.finish_run(folder, {"data": run.data}, rows, figures)
         return figures
 
-    def say(self, name):
+    def say(self, name, out):
+        if _lost_gpu:
+            raise RuntimeError(_lost_gpu[0])
         if self.note:
             place = Path(self.note) / f"{name}.{time.monotonic_ns()}"
-            place.write_text(json.dumps([os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ["PWD"]]))
+            place.write_text(json.dumps([os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"), out.name]))
 
     def strike(self, name, out):
         fault = next((fault for start, fault in self.faults.items() if name.startswith(start)), None)
@@ -142,12 +149,31 @@ class Quick:
             raise RuntimeError(f"no luck\nwith {name}")
         if fault == "full":
             raise OSError(28, "No space left on device")
+        if fault == "cuda":
+            _lost_gpu.append("CUDA error: an illegal memory access was encountered")
+            raise RuntimeError(_lost_gpu[0])
+        if fault == "die always":
+            raise Died
         if fault is None:
             return
         mark = Path(self.note or out.parent) / f"struck-{name}"
         if fault == "kill always" or not mark.exists():
             mark.write_text("")
             sys.exit(3) if fault == "exit" else os.kill(os.getpid(), signal.SIGKILL)
+
+
+_lost_gpu = []  # what its errors say in this process
+
+
+class Died(BaseException):
+    """The end of a worker, where it has no process to end."""
+
+
+class Unchecked(benchmark.LightningRunner):
+    """Trains and evaluates for real, and checks nothing before, so that the main process loads no torch."""
+
+    def check(self, runs, pretrainings):
+        pass
 
 
 class Unloadable(Quick):
@@ -173,8 +199,13 @@ class InProcess:
     def wait(self):
         job, found = self.queue.pop(0), []
         name = job.training.id
-        perform(job, self.out, self.runner, lambda kind, value: found.append(Event(name, kind, value)))
-        return [*found, Event(name, "done", None)]
+        try:
+            fit = perform(job, self.out, self.runner, lambda kind, value: found.append(Event(name, kind, value)))
+        except Died:
+            return [*found, Event(name, "lost", "it died")]
+        if not fit:
+            _lost_gpu.clear()
+        return [*found, Event(name, "done" if fit else "left", None)]
 
     def close(self):
         self.queue.clear()
@@ -214,6 +245,7 @@ def count_operations(out, at, act):
 if __name__ == "__main__":
     arguments = [json.loads(text) for text in sys.argv[3:]]
     options = arguments[1] if len(arguments) > 1 else {}
+    engine._WORKERS_PATIENCE = options.pop("patience", engine._WORKERS_PATIENCE)
     try:
         sys.exit(benchmark.execute(Path(sys.argv[1]), Path(sys.argv[2]), runner=Quick(**arguments[0]), **options))
     except FewsegError as error:

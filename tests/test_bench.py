@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -192,13 +193,39 @@ def test_bench_engine(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "bench_engine", module)  # workers find the runner by name
     monkeypatch.setenv("PYTHONPATH", str(Path(module.__file__).parent))
     monkeypatch.syspath_prepend(str(Path(module.__file__).parent))
-    status = module.main(["--runs", "100", "--rows", "4000", "--out", str(out)])
+    cache = Path(os.environ["FEWSEG_CACHE"])
+    before = set(cache.rglob("*"))
+    status = module.main(["--runs", "100", "--rows", "2000", "--out", str(out)])
+    assert os.environ["FEWSEG_CACHE"] == str(cache)
+    assert set(cache.rglob("*")) == before, "runs that do nothing tell estimates nothing"
     record = json.loads(out.read_text())
-    assert (record["runs"], record["rows"]) == (100, 4000)
+    assert (record["runs"], record["rows"]) == (100, 2000)
     assert record["seconds"].keys() == {"plan", "bare", "local", "ray", "again", "report"}
     assert record["seconds"]["again"] < record["seconds"]["local"]
     assert 0 < record["report_bytes"] < 10e6
-    assert status == bool(record["missed"]) == bool(module.missed(record))
-    slow = {**record, "seconds": {**record["seconds"], "ray": 61.0}, "report_bytes": 2e7}
-    assert {"ray", "report_bytes"} <= set(module.missed(slow))
-    assert "page of 4000 rows" in capsys.readouterr().out
+    assert record["missed"] == module.missed(record)
+    assert status == bool(record["missed"])
+    assert "page of 2000 rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("late", [[], ["local"], ["ray"], ["again"], ["report"], ["report_bytes"], ["local", "again"]])
+def test_bench_engine_misses_what_is_beyond_its_limit(late):
+    module = script("bench_engine")
+    assert module.LONGEST == {"local": 60, "ray": 60, "again": 5, "report": 30}
+    assert module.LARGEST_REPORT == 10e6
+    seconds = {name: limit + (0.1 if name in late else 0) for name, limit in module.LONGEST.items()}
+    record = {"seconds": {**seconds, "plan": 1e3, "bare": 1e3}, "report_bytes": 10_000_000 + ("report_bytes" in late)}
+    assert module.missed(record) == late
+
+
+def test_bench_engine_fails_where_a_limit_is_missed(tmp_path, monkeypatch, capsys):
+    module, out = script("bench_engine"), tmp_path / "bench.json"
+    seconds = {"plan": 1, "bare": 1, "local": 61, "ray": 1, "again": 1, "report": 1}
+    record = {"runs": 1, "rows": 1, "seconds": seconds, "report_bytes": 1}
+    monkeypatch.setattr(module, "measure", lambda *sizes: record)
+    assert module.main(["--out", str(out)]) == 1
+    assert json.loads(out.read_text())["missed"] == ["local"]
+    assert capsys.readouterr().out == "missed: local\n"
+    seconds["local"] = 60
+    assert module.main(["--out", str(out)]) == 0
+    assert json.loads(out.read_text())["missed"] == []

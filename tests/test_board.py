@@ -17,18 +17,26 @@ NAMES = [f"c{i}" for i in range(4)]
 PIXELS, TRUE, BOX = 1000, 200, 260
 
 
-def save(out, config, quality, fold=0, seed=0, n=60, noise=30, **changes):
-    """A finished run of ``n`` episodes on as many images; the same images are hard for every configuration."""
+def save(out, config, quality, fold=0, seed=0, n=60, noise=30, true=TRUE, absent=0, **changes):
+    """A finished run of ``n`` episodes on as many images; the same images are hard for every configuration.
+
+    The last ``absent`` queries do not show their class, and something is found in every second one of them.
+    """
     classes = [2 * fold + 1, 2 * fold + 2]
     hard, own = np.random.RandomState(fold), np.random.RandomState(zlib.crc32(f"{config} {seed}".encode()))
-    found = np.clip(TRUE * quality + 40 * hard.randn(n) + noise * own.randn(n), 0, TRUE).astype(int).tolist()
+    found = np.clip(true * quality + 40 * hard.randn(n) + noise * own.randn(n), 0, true).astype(int).tolist()
+    box = changes.pop("box", BOX)
     rows = [
-        Row(i, f"q{i}", "s", classes[i % 2], tp, 20, TRUE - tp, PIXELS - TRUE - 20, box=changes.get("box", BOX))
-        for i, tp in enumerate(found)
+        Row(i, f"q{i}", "s", classes[i % 2], tp, 20, true - tp, PIXELS - true - 20, box=box)
+        for i, tp in enumerate(found[: n - absent])
+    ]
+    rows += [
+        Row(i, f"q{i}", "s", classes[i % 2], 0, 50 * (i % 2), 0, PIXELS - 50 * (i % 2), box=0, present=False)
+        for i in range(n - absent, n)
     ]
     setting = {"method": "PANet", "config": config, "dataset": "d", "task": "semantic", "protocol": "clean"}
     setting |= {"fold": fold, "n_shot": 1, "n_points": None, "seed": seed, "episode_list_sha256": f"list{fold}"}
-    setting |= {"run": f"{config}-{fold}-{seed}", "training": f"{config}-{seed}", "n_folds": 2}
+    setting |= {"run": f"{config}-{fold}-{seed}", "training": f"{config}-{seed}", "n_folds": 2, **changes}
     figures = score(pd.DataFrame(rows), NAMES, classes)
     results.finish_run(out / setting["run"], {}, rows, {**setting, **figures})
 
@@ -67,6 +75,26 @@ def test_ranks_need_the_rows_of_all(folder, tmp_path):
     assert ranks["good"] == (1, 2, 1)
 
 
+def test_a_few_images_have_no_ranks_and_tables_say_so(tmp_path):
+    for n, fold in ((60, 0), (19, 1)):
+        save(tmp_path, "good", 0.70, fold, n=n)
+        save(tmp_path, "bad", 0.20, fold, n=n)
+    board = results.summarise(tmp_path)
+    assert [line.rank for line in board.lines] == [None, None]
+    assert [line.n_clusters for line in board.lines] == [19, 19], "the fold with the fewest"
+    text = (tmp_path / "summary.md").read_text()
+    assert "| ties |" not in text
+    assert "No ranks where a fold has fewer than 20 query images" in text
+    assert "Ties: A for the best" not in text
+    save(tmp_path, "good", 0.70, 1, n=20)
+    save(tmp_path, "bad", 0.20, 1, n=20)
+    assert [line.rank for line in results.summarise(tmp_path).lines] == [(2, 2, 2), (1, 1, 1)]
+    text = " ".join((tmp_path / "summary.md").read_text().split())
+    assert "No ranks" not in text
+    assert "in about 95 % of cases" in text
+    assert "while a higher one that varies less is in B" in text
+
+
 def test_trivial_answers_stand_in_every_table(folder):
     board = results.summarise(folder)
     assert [line.config for line in board.trivial] == ["all background", "all foreground", "true box"]
@@ -87,6 +115,78 @@ def test_trivial_answers_stand_in_every_table(folder):
 def test_a_true_box_needs_rows_that_have_one(tmp_path):
     save(tmp_path, "old", 0.5, box=None)
     assert [line.config for line in results.read_board(tmp_path).trivial] == ["all background", "all foreground"]
+
+
+def test_only_the_trivial_answers_that_are_there_are_explained(folder, tmp_path):
+    def told(*lines):
+        return " ".join(" ".join(results.explained(lines)).split())
+
+    new = results.read_board(folder)
+    assert "All background, all foreground and true box (the smallest" in told(*new.lines, *new.trivial)
+    assert "earlier versions" not in told(*new.lines, *new.trivial)
+    save(tmp_path, "old", 0.5, box=None)
+    old = results.read_board(tmp_path)
+    assert "All background and all foreground are what" in told(*old.lines, *old.trivial)
+    assert "smallest" not in told(*old.lines, *old.trivial)
+    assert "Rows of earlier versions have no true box" in told(*old.lines, *old.trivial)
+
+
+def test_settings_that_ask_something_else_have_trivial_answers_of_their_own(tmp_path):
+    """One protocol where other queries are asked at K = 1, one where all are the same."""
+    for protocol, one in (("swaps", 100), ("clean", TRUE)):
+        for n_shot, n_points in ((1, 5), (1, None), (2, None), (5, None)):
+            true = one if n_shot == 1 else TRUE
+            run = f"{protocol}-{n_shot}-{n_points}"
+            changes = {"protocol": protocol, "n_shot": n_shot, "n_points": n_points, "run": run}
+            save(tmp_path, "m", 0.5, true=true, **changes)
+    board = results.summarise(tmp_path)
+    own = [line for line in board.trivial if line.config == "all foreground"]
+    assert [(line.protocol, line.given) for line in own] == [
+        ("clean", ("", "")),
+        ("swaps", ("1", "5, dense")),
+        ("swaps", ("2, 5", "dense")),
+    ]
+    assert [line.miou for line in own] == pytest.approx([TRUE / PIXELS, 100 / PIXELS, TRUE / PIXELS])
+    heads, body = results.cells([*board.lines, *board.trivial])
+    shown = [row[heads.index("K")] for row in body if row[heads.index("config")] == "all foreground"]
+    assert shown == ["", "1", "2, 5"]
+    assert "Those of one K or P are of the settings with it" in (tmp_path / "summary.md").read_text()
+
+
+def test_trivial_answers_are_told_apart_by_what_folds_have_in_common(tmp_path):
+    """A setting of fewer folds asks the same if it does in these."""
+    for n_shot, folds in ((1, (0,)), (5, (0, 1))):
+        for fold in folds:
+            save(tmp_path, "m", 0.5, fold, n_shot=n_shot, run=f"m-{n_shot}-{fold}")
+    trivial = results.read_board(tmp_path).trivial
+    assert [line.given for line in trivial] == [("", "")] * 3
+    assert [sorted(line.folds) for line in trivial] == [[0, 1]] * 3
+
+
+def test_trivial_answers_know_nothing_of_presence(tmp_path):
+    for fold in (0, 1):
+        save(tmp_path, "m", 0.5, fold, absent=30)
+    background, foreground, box = (line.figures for line in results.read_board(tmp_path).trivial)
+    assert (background["false_alarm"], background["false_alarm_area"], background["miou_present"]) == (0, 0, 0)
+    assert (foreground["false_alarm"], foreground["false_alarm_area"]) == (1, 1)
+    assert foreground["miou_present"] == pytest.approx(TRUE / PIXELS)
+    assert background["presence_accuracy"] == foreground["presence_accuracy"] == 0.5
+    assert (box["presence_accuracy"], box["false_alarm"]) == (1, 0)
+    save(tmp_path, "m", 0.5)
+    save(tmp_path, "m", 0.5, 1)
+    assert "false_alarm" not in results.read_board(tmp_path).trivial[0].figures
+
+
+def test_trivial_answers_have_a_score_for_every_class(folder, tmp_path):
+    board = results.read_board(folder)
+    for line, iou in zip(board.trivial, (0, TRUE / PIXELS, TRUE / BOX), strict=True):
+        assert line.per_class_iou == pytest.approx(dict.fromkeys(("c0", "c1", "c2", "c3"), iou))
+    save(tmp_path, "m", 0.5)
+    path = tmp_path / "m-0-0" / "metrics.json"
+    figures = json.loads(path.read_text())
+    swapped = dict(zip(("c1", "c0"), reversed(figures["per_class_iou"].values()), strict=True))
+    path.write_text(json.dumps({**figures, "per_class_iou": swapped}))
+    assert results.read_board(tmp_path).trivial[0].per_class_iou == {}, "names that are not in the order of ids"
 
 
 def test_trivial_answers_are_those_of_the_same_episodes(tmp_path):
@@ -112,7 +212,13 @@ def test_seeds_and_episodes_are_told_apart(tmp_path):
         assert one["sd_both"] < 0.01
     text = " ".join((results.summarise(tmp_path), (tmp_path / "summary.md").read_text())[1].split())
     assert "sd seeds | sd episodes | sd both" in text
-    assert "Sd seeds: standard deviation" in text
+    assert (
+        "Sd seeds: standard deviation of one training's mIoU from seed to seed; sd episodes: from one draw of query"
+        in text
+    )
+    assert "below 0 counts as 0" in text
+    heads, body = results.cells(results.read_board(tmp_path).lines)
+    assert {row[heads.index("seeds")] for row in body} == {"3"}
 
 
 def test_every_setting_is_resampled_once(folder, monkeypatch):
@@ -122,6 +228,74 @@ def test_every_setting_is_resampled_once(folder, monkeypatch):
     for _ in range(3):
         results.read_board(folder)
     assert len(read) == 7
+
+
+def test_the_plan_or_the_caller_may_say_how_many_folds_there_are(folder, tmp_path):
+    results.write_json(tmp_path / "plan.json", {"n_folds": 2})
+    save(tmp_path, "m", 0.5)
+    board = results.read_board(tmp_path)
+    assert results.read_board(tmp_path, 2) is board
+    assert board.lines[0].note == "partial (fold 0 of 2)"
+
+
+def test_a_leaderboard_can_be_read_by_programs(folder):
+    board = results.summarise(folder)
+    found = json.loads((folder / "leaderboard.json").read_text())
+    assert [line["config"] for line in found["lines"]] == [line.config for line in board.lines]
+    good = next(line for line in found["lines"] if line["config"] == "good")
+    assert good["rank"] == {"low": 1, "high": 2, "group": 1, "ties": "A"}
+    assert (good["ranked_by"], good["n_clusters"], good["n_seeds"]) == ("miou", 60, 1)
+    assert good["runs"] == ["good-0-0", "good-1-0"]
+    partial = next(line for line in found["lines"] if line["config"] == "partial")
+    assert partial["rank"] is None
+    assert partial["note"] == "partial (fold 0 of 2)"
+    assert [line["config"] for line in found["trivial"]] == ["all background", "all foreground", "true box"]
+    assert found["trivial"][2]["miou"] == pytest.approx(TRUE / BOX)
+    assert found["trivial"][2]["trivial"] is True
+    assert {"figures", "ci95", "folds", "per_class_iou", "given", "jf_ci95", "clicks"} < found["lines"][0].keys()
+
+
+def test_images_that_only_some_runs_have_are_resampled_without_a_warning(tmp_path, recwarn):
+    """Runs of different images: a replicate may hold none of one of them."""
+    for seed, places in ((0, range(2)), (1, range(2, 20))):
+        rows = [Row(i, f"q{i}", "s", 1, 50 + i, 20, 50 - i, 80) for i in places]
+        setting = {"method": "M", "config": "m", "dataset": "d", "task": "semantic", "protocol": "clean", "fold": 0}
+        setting |= {"n_shot": 1, "n_points": None, "seed": seed, "run": f"m{seed}"}
+        results.finish_run(tmp_path / f"m{seed}", {}, rows, {**setting, **score(pd.DataFrame(rows), NAMES, (1,))})
+    rows = results.collect(tmp_path)
+    drawn = results.resampling.resample(rows, tmp_path)
+    assert not [one for one in recwarn if issubclass(one.category, RuntimeWarning)]
+    for run in rows:
+        own = drawn[run["run"]].miou
+        assert len(own) == 1000
+        assert np.isfinite(own).all()
+        assert own.std() > 0
+    assert drawn["m0"].miou.min() == pytest.approx(50 / 120)
+    assert drawn["m0"].miou.max() == pytest.approx(51 / 120), "only its own images"
+    (line,) = results.read_board(tmp_path).lines
+    assert line.ci95[0] < line.miou < line.ci95[1]
+    assert line.figures["sd_seeds"] > 0
+
+
+def write_curve(out, training, text):
+    results.write_text(out / "trainings" / training / "curve.csv", text)
+
+
+def test_a_run_that_finishes_meanwhile_is_not_vouched_for(tmp_path, monkeypatch):
+    save(tmp_path, "early", 0.5)
+    collect = results.board.collect
+
+    def slowly(out):
+        found = collect(out)
+        save(tmp_path, "late", 0.5)
+        return found
+
+    monkeypatch.setattr(results.board, "collect", slowly)
+    assert [line.config for line in results.summarise(tmp_path).lines] == ["early"]
+    assert not results.is_current(tmp_path, "summary")
+    monkeypatch.undo()
+    assert [line.config for line in results.summarise(tmp_path).lines] == ["early", "late"]
+    assert results.is_current(tmp_path, "summary")
 
 
 def test_what_has_not_changed_is_current(folder, tmp_path):
@@ -139,6 +313,18 @@ def test_what_has_not_changed_is_current(folder, tmp_path):
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     assert not results.is_current(tmp_path, "summary")
     results.summarise(tmp_path)
+    write_curve(tmp_path, "one", "1,0.5")
+    assert not results.is_current(tmp_path, "summary"), "the page shows curves"
+    results.summarise(tmp_path)
+    for name in ("summary.json", "summary.csv", "summary.md", "summary.txt", "leaderboard.json"):
+        assert results.is_current(tmp_path, "summary")
+        (tmp_path / name).unlink()
+        assert not results.is_current(tmp_path, "summary"), name
+        results.summarise(tmp_path)
+    results.mark_current(tmp_path, "report", results.stamp(tmp_path))
+    assert not results.is_current(tmp_path, "report"), "there is no page"
+    (tmp_path / "report.html").write_text("page")
+    assert results.is_current(tmp_path, "report")
     results.write_json(tmp_path / "plan.json", {"runs": ["good-0-0"], "n_folds": 2})
     assert not results.is_current(tmp_path, "summary")
     assert [row["config"] for row in results.summarise(tmp_path).rows] == ["good"]

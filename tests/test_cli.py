@@ -477,7 +477,7 @@ def test_a_tree_without_a_folder(tree, capsys):
 def grid(tmp_path):
     """A benchmark file over the configs of the tests."""
     config = {
-        "data": str(TINY),
+        "data": {"data": yaml.safe_load(TINY.read_text())["data"], "trainer": {"accelerator": "cpu"}},
         "methods": {"panet": {"config": str(EXPERIMENTS / "models/panet.yaml")}},
         "folds": [0],
         "training": {"max_steps": 1},
@@ -524,11 +524,30 @@ def test_wrong_benchmark_calls(grid, capsys, tmp_path):
     assert refused(capsys, ["benchmark", "no.yaml", "--out", tmp_path]).startswith("no.yaml: got No such file")
     assert "--out: got" in refused(capsys, ["benchmark", grid(), "--out", tmp_path / "file/out"])
     assert "--workers: got 0" in refused(capsys, ["benchmark", grid(), "--out", tmp_path / "out", "--workers", "0"])
+    assert refused(capsys, ["benchmark", "--out", tmp_path]).startswith("config: got nothing, expected a value; ")
+    assert refused(capsys, ["report"]) == "out: got nothing, expected a value; see fewseg report --help"
+    said = f"--wandb: got {tmp_path}, expected a project; write {tmp_path} before --wandb"
+    assert refused(capsys, ["report", "--wandb", tmp_path]) == said
+    said = f"--wandb: got {grid()}, expected a project; write {grid()} before --wandb"
+    assert refused(capsys, ["benchmark", "--wandb", grid(), "--out", tmp_path / "out"]) == said
+    assert refused(capsys, ["report", "--wandb", tmp_path / "nowhere"]).startswith("out: got nothing")
+    assert refused(capsys, ["benchmark", "--wandb", tmp_path]).startswith("--wandb: got")
     assert "--workers: got x, expected int" in refused(capsys, ["benchmark", grid(), "--out", "o", "--workers", "x"])
     assert "out: got" in refused(capsys, ["report", tmp_path / "nowhere"])
 
 
 # --------------------------------------------------------------------------------------------------- real processes
+
+
+def test_a_folder_that_is_no_benchmark_is_not_reported(grid, capsys, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    assert "which holds no plan.json and no run" in refused(capsys, ["report", tmp_path / "other"])
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["notes.txt"]
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "plan.json").write_text('{"runs": []}')
+    assert main(["report", str(tmp_path / "begun")]) == 1
+    assert (tmp_path / "begun" / "report.html").is_file()
 
 
 def python(*arguments):
@@ -545,6 +564,7 @@ def test_a_process_says_one_line_and_nothing_else(tmp_path):
 
 def test_help_reports_and_planning_do_not_import_torch(grid, tmp_path):
     (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "plan.json").write_text('{"runs": []}')
     code = f"""
 import sys
 from fewseg.cli import main
@@ -579,6 +599,7 @@ def test_the_models_are_a_light_library():
         ("argument action: invalid choice: 'a' (choose from 'b', 'c')", "action: got a, expected one of b, c"),
         ("argument action: invalid choice: 'a' (choose from b, c)", "action: got a, expected one of b, c"),
         ("the following arguments are required: --out", "--out: got nothing, expected a value"),
+        ("the following arguments are required: --out, --wandb", "--out: got nothing, expected a value"),
         ("the following arguments are required: test.data.dataset", "--data.dataset: got nothing, expected a value"),
         ("something\nnew", "arguments: got something new, expected a valid value"),
     ],

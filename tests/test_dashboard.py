@@ -1,5 +1,6 @@
 """Benchmarks on wandb: what is logged while they run and what is sent afterwards, read back from the offline files."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -12,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import wandb
 import yaml
 
 import wandb_files
@@ -20,6 +22,7 @@ from fewseg.benchmark import LightningRunner, runner
 from fewseg.callbacks import Dashboard
 from fewseg.cli import main
 from fewseg.errors import FewsegError
+from fewseg.functional import ranking
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 MODELS = Path(__file__).parents[1] / "experiments" / "models"
@@ -226,8 +229,9 @@ def test_weights_and_episode_lists_are_artifacts(finished):
         assert json.loads(artifacts[f"episodes-{digest}"].metadata) == {"sha256": digest}
 
 
-def test_the_summary_has_leaderboard_comparisons_and_report(finished):
+def test_the_summary_has_leaderboard_comparisons_and_report(finished, monkeypatch):
     """A second configuration, which repeats the first one's rows, is compared with it."""
+    monkeypatch.setattr(ranking, "LEAST_CLUSTERS", 2)  # so few images have no ranks
     plan = json.loads((finished / "plan.json").read_text())
     for row in results.collect(finished):
         other = row["run"].replace("guided", "other")
@@ -243,8 +247,11 @@ def test_the_summary_has_leaderboard_comparisons_and_report(finished):
     lines = run.table("leaderboard")
     board = results.read_board(finished)
     expected = [*board.lines, *board.trivial]
-    assert [(line["config"], line["n_points"], line["miou"]) for line in lines] == [
-        (one.config, "dense" if one.n_points is None else str(one.n_points), one.miou) for one in expected
+    assert [(line["config"], line["n_shot"], line["n_points"], line["miou"]) for line in lines] == [
+        (one.config, None, None, one.miou)
+        if one.trivial
+        else (one.config, one.n_shot, results.points(one.n_points), one.miou)
+        for one in expected
     ]
     assert [(line["ci95_low"], line["ci95_high"]) for line in lines] == [one.ci95 for one in expected]
     ranks = [one.rank for one in expected]
@@ -258,6 +265,40 @@ def test_the_summary_has_leaderboard_comparisons_and_report(finished):
     assert [(row["config"], row["reference"], row["difference"]) for row in compared] == [("other", "guided", 0.0)] * 2
     reports = [one for one in run.artifacts if one.type == "report"]
     assert [entry.path for one in reports for entry in one.manifest.contents] == ["report.html"]
+
+
+def test_a_chart_holds_one_task_and_clicks_of_one_setting():
+    """Two tasks with a protocol of one name, and clicks after 1 and 5 points: none of them hides another."""
+
+    def line(config, task, n_points, first):
+        clicks = results.ClickCurve((first, 0.75), None, ())
+        return results.Line(
+            "d", task, "p", config, "M", 1, n_points, {}, first, None, {}, {}, 1, 1, "", (), clicks=clicks
+        )
+
+    lines = [line("guided", "interactive", n_points, first) for n_points, first in ((1, 0.125), (5, 0.25))]
+    lines += [line("panet", "interactive", 1, 0.5), line("guided", "semantic", 1, 0.375)]
+    charts = dashboard._curves(lines)
+    assert charts.keys() == {
+        "d/interactive/p/K1/points",
+        "d/interactive/p/K1-P1/clicks",
+        "d/interactive/p/K1-P5/clicks",
+        "d/semantic/p/K1-P1/clicks",
+    }
+    told = {name: [row[1:] for row in chart.table.data] for name, chart in charts.items()}
+    assert sorted(told["d/interactive/p/K1-P1/clicks"]) == [
+        ["guided", 0.125], ["guided", 0.75], ["panet", 0.5], ["panet", 0.75],
+    ]  # fmt: skip
+    assert told["d/interactive/p/K1-P5/clicks"] == [["guided", 0.25], ["guided", 0.75]]
+    assert told["d/semantic/p/K1-P1/clicks"] == [["guided", 0.375], ["guided", 0.75]]
+
+
+def test_the_note_of_a_trivial_answer_says_what_it_holds_for():
+    line = results.Line("d", "semantic", "p", "all background", "Trivial", 1, 5, {}, 0.0, None, {}, {}, 1, 1, "", ())
+    told = dashboard._leaderboard_row(dataclasses.replace(line, trivial=True, given=("1, 5", "")))
+    assert told["note"] == "K = 1, 5"
+    assert not {"n_shot", "n_points"} & told.keys()
+    assert dashboard._leaderboard_row(line)["n_points"] == "5"
 
 
 def test_sending_twice_makes_no_second_run(finished):
@@ -371,3 +412,67 @@ def test_the_logger_of_fit_is_offline_unless_told_otherwise(tmp_path, monkeypatc
     logger = Dashboard(save_dir=str(tmp_path))
     assert logger._wandb_init["mode"] == expected
     assert "WANDB_MODE" not in os.environ or os.environ["WANDB_MODE"] == environment["WANDB_MODE"]
+
+
+# ------------------------------------------------------------------------------------------- where wandb is not there
+
+
+def no_account(patch, folder):
+    """Online, on a machine where nobody has logged in."""
+    patch.setenv("WANDB_MODE", "online")
+    patch.delenv("WANDB_API_KEY", raising=False)
+    patch.setenv("NETRC", str(folder / "no-netrc"))
+
+
+def no_network(patch, folder):
+    """What wandb does where its server does not answer, without the time that it waits."""
+
+    def waits(**options):
+        raise wandb.errors.CommError("Timed out while retrying")
+
+    patch.setattr(wandb, "init", waits)
+
+
+@pytest.mark.parametrize("prepare", [no_account, no_network])
+def test_a_dashboard_that_fails_stops_no_training(grid, tmp_path, monkeypatch, capsys, prepare):
+    prepare(monkeypatch, tmp_path)
+    (one,) = benchmark.plan(grid).trainings
+    short = one.config["trainer"] | {"max_steps": 2}
+    one = type(one)(one.id, one.name, 0, 0, {**one.config, "trainer": short})
+    LightningRunner("p").train(one, tmp_path, lambda steps: None)
+    assert results.is_done(tmp_path / "trainings" / one.id)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "without a dashboard" in line)
+    assert line.startswith(f"{one.id} is trained without a dashboard: wandb: got ")
+
+
+@pytest.mark.parametrize("prepare", [no_account, no_network])
+def test_a_report_that_cannot_be_sent_says_so_in_a_line(finished, tmp_path, monkeypatch, capsys, prepare):
+    prepare(monkeypatch, tmp_path)
+    assert main(["report", str(finished), "--wandb"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(("fewseg: error: wandb: got ", "fewseg: error: WANDB_MODE: got online"))  # asked again
+    assert "run wandb login" in line
+
+
+def test_a_benchmark_that_cannot_be_sent_is_done_all_the_same(finished, grid, monkeypatch, capsys):
+    no_network(monkeypatch, finished)
+    assert main(["benchmark", str(grid), "--out", str(finished), "--wandb", "mine"]) == 0
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "dashboard" in line)
+    assert "Timed out while retrying" in line
+    assert line.endswith(f"fewseg report {finished} --wandb mine sends it")
+    monkeypatch.setattr(benchmark, "execute", lambda *args: 1)
+    assert main(["benchmark", str(grid), "--out", str(finished), "--wandb", "mine"]) == 1
+
+
+def test_evaluations_have_the_same_names_for_all_methods():
+    """Whatever varies in a grid, and however a variant's suffix begins."""
+    base = {"dataset": "shapes", "protocol": "clean", "n_shot": 1, "n_points": None, "seed": 0}
+    names = {}
+    for method in ("panet", "guided+x"):
+        for told, rate in (("", " lr=0.1"), ("", " lr=0.2"), ("+AJ", " lr=0.1"), (" lx", " lr=0.1")):
+            for size in (" size=32", " size=64"):  # of the test
+                row = base | {"config": f"{method}{told}{rate}{size}", "plain": f"{method}{rate}{size}"}
+                names.setdefault(method, []).append(dashboard.setting(row, {"config": f"{method}{rate}", "seed": 0}))
+    assert names["panet"] == names["guided+x"]
+    assert len(set(names["panet"])) == 6  # a rate is that of a training, which is a run of its own
+    assert names["panet"][4] == "shapes/clean/K1-Pdense+AJ size=32"

@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -108,6 +110,7 @@ def disturb(grid, tmp_path, capsys, undisturbed, name, run):
     assert len(notes(note, "fgbg-f0-s0-k1")) == 2, "once until it was killed, once again"
     assert len(notes(note, "fgbg-f0-s0-k2")) == 1
     assert len(notes(note, "guided-f0-s0-k")) == 2
+    assert {folder for *_, folder in notes(note, "")} == {"out"}, "a dashboard groups by that name"
     assert len(json.loads((out / "summary.json").read_text())) == 3
     finished = {path: path.stat().st_mtime_ns for path in out.rglob("metrics.json")}
     assert run(out, quick.Quick()) == 0
@@ -126,21 +129,106 @@ def test_local_a_killed_worker_is_replaced_and_a_failing_run_fails_alone(grid, t
     )
 
 
-def test_workers_are_persistent_and_a_job_that_always_kills_its_worker_fails(grid, tmp_path, capsys, undisturbed):
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """Two trainings with three runs each."""
+    return quick.write_grid(tmp_path_factory.mktemp("three"), pretraining=None, shots=[1, 2, 3])
+
+
+def shots_done(out, config):
+    rows = json.loads((out / "summary.json").read_text())
+    return sorted(row["n_shot"] for row in rows if row["config"] == config)
+
+
+def spoil(three, tmp_path, capsys, how, **options):
+    """A run that kills its worker whenever it is tried, and one that leaves its worker no GPU; the others finish."""
     note, out = tmp_path / "note", tmp_path / "out"
     note.mkdir()
-    faults = {"guided-f0-s0": "kill always", "fgbg-f0-s0-k2": "exit"}
-    assert benchmark.execute(grid, out, workers=1, runner=quick.Quick(faults=faults, note=str(note))) == 1
+    runner = quick.Quick(faults={"guided-f0-s0-k2": "kill always", "fgbg-f0-s0-k1": "cuda"}, note=str(note))
+    assert benchmark.execute(three, out, workers=1, runner=runner, **options) == 1
     printed = capsys.readouterr()
-    (failed,) = [line for line in said(printed.err) if line.startswith("failed:")]
-    assert "its worker was killed (SIGKILL), as happens where memory runs out, 3 times" in failed
-    assert printed.out.count("again: guided-f0-s0") == 2
-    assert "its worker ended with status 3" in printed.out
-    assert {row["config"] for row in json.loads((out / "summary.json").read_text())} == {"fgbg"}
-    first = notes(note, "pretraining")[0][0]
-    assert notes(note, "fgbg-f0-s0-")[0][0] == first, "the worker of the pre-training took up the next job"
-    # each loss once: three of guided, one of the run, and so at most five processes in all
-    assert len({process for process, *_ in notes(note, "")}) <= 5
+    failed = {line.split(":")[1].strip()[:15]: line for line in said(printed.err) if line.startswith("failed:")}
+    assert set(failed) == {"guided-f0-s0-k2", "fgbg-f0-s0-k1-p"}
+    assert re.search(f"{how}, 3 times$", failed["guided-f0-s0-k2"])
+    assert failed["fgbg-f0-s0-k1-p"].endswith("CUDA error: an illegal memory access was encountered")
+    assert printed.out.count("again: ") == printed.out.count("again: guided-f0-s0-k2") == 2
+    assert {path.parent.name[:15] for path in out.rglob("error.txt")} == set(failed)
+    assert (shots_done(out, "guided"), shots_done(out, "fgbg")) == ([1, 3], [2, 3])
+    done_by = {name: [notes(note, f"{name}-f0-s0-k{k}") for k in (1, 2, 3)] for name in ("guided", "fgbg")}
+    assert [len(found) for found in done_by["guided"]] == [1, 3, 1]
+    ((spoilt, *_),), ((first, *_),), ((second, *_),) = done_by["fgbg"]
+    assert spoilt != first == second
+    return {process for process, *_ in notes(note, "")}
+
+
+def test_local_a_run_that_always_takes_its_worker_along_fails_alone(three, tmp_path, capsys):
+    how = r"its worker was killed \(SIGKILL\), as happens where memory runs out"
+    assert len(spoil(three, tmp_path, capsys, how)) == 5, "one that stays, and one more after each of four losses"
+
+
+# what the engine makes of losses, without processes
+
+
+class Watched(quick.InProcess):
+    """Keeps what it is given: the runs, and whether they are to be alone."""
+
+    def __init__(self, out, runner):
+        super().__init__(out, runner)
+        self.given = []
+
+    def submit(self, job, alone=False):
+        self.given.append((job.training.name, [run.data["n_shot"] for run in job.runs], alone))
+        super().submit(job)
+
+
+def watched(path, out, faults, monkeypatch):
+    found = []
+
+    def executor(name, out, runner, *rest):
+        found.append(Watched(out, runner))
+        return found[0]
+
+    monkeypatch.setattr(engine, "_executor", executor)
+    assert benchmark.execute(path, out, runner=quick.Quick(faults=faults)) == 1
+    return found[0].given
+
+
+def test_losses_count_for_the_run_at_work_and_only_that_is_given_up(three, tmp_path, capsys, monkeypatch):
+    """Each of two runs of one training loses its worker three times, and one fails before them."""
+    faults = {"guided-f0-s0-k1": "raise", "guided-f0-s0-k2": "die always", "guided-f0-s0-k3": "die always"}
+    given = watched(three, tmp_path, faults, monkeypatch)
+    assert [rest for name, *rest in given if name == "guided"] == [
+        [[1, 2, 3], False],
+        [[2, 3], True],
+        [[2, 3], True],
+        [[3], False],
+        [[3], True],
+        [[3], True],
+    ]
+    failed = [line for line in said(capsys.readouterr().err) if line.startswith("failed:")]
+    assert [line[8:23] for line in failed] == [f"guided-f0-s0-k{k}" for k in (1, 2, 3)]
+    assert all(line.endswith("it died, 3 times") for line in failed[1:])
+    assert shots_done(tmp_path, "fgbg") == [1, 2, 3]
+
+
+def test_a_training_that_loses_its_gpu_fails_alone_and_its_runs_are_not_tried(three, tmp_path, capsys, monkeypatch):
+    first, second = benchmark.plan(three).trainings
+    given = watched(three, tmp_path, {first.id: "cuda"}, monkeypatch)
+    assert [name for name, *_ in given] == [first.name, second.name]
+    (failed,) = [line for line in said(capsys.readouterr().err) if line.startswith("failed:")]
+    assert failed == f"failed: {first.id}: CUDA error: an illegal memory access was encountered"
+    assert shots_done(tmp_path, second.name) == [1, 2, 3]
+
+
+def test_a_training_that_always_takes_its_worker_along_fails(grid, tmp_path, capsys, monkeypatch):
+    training = next(one.id for one in benchmark.plan(grid).trainings if one.name == "guided")
+    given = watched(grid, tmp_path, {training: "die always"}, monkeypatch)
+    assert [rest for name, *rest in given if name == "guided"] == [[[1, 2], False], [[1, 2], True], [[1, 2], True]]
+    (failed,) = [line for line in said(capsys.readouterr().err) if line.startswith("failed:")]
+    assert failed == f"failed: {training}: it died, 3 times"
+    assert (tmp_path / "trainings" / training / "error.txt").is_file()
+    assert not list(tmp_path.glob("guided*"))
+    assert shots_done(tmp_path, "fgbg") == [1, 2]
 
 
 def test_a_runner_that_cannot_travel_is_refused_and_one_that_does_not_arrive_fails(grid, tmp_path, capsys):
@@ -301,8 +389,15 @@ def test_workers_take_gpus_in_turn(tmp_path, monkeypatch):
     assert [event.kind for event in executor.wait()] == ["lost"]
     executor.wait()
     assert [worker.device for worker in executor.workers] == ["5", "3"], "the lost worker's GPU is taken again"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert local.gpus() == []
+    for visible, found in {
+        "": [],
+        "-1": [],
+        "0,-1,1": ["0"],
+        "NoDevFiles": [],
+        "GPU-a, MIG-b": ["GPU-a", "MIG-b"],
+    }.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert local.gpus() == found
 
 
 def test_a_worker_sees_its_own_gpu_and_its_share_of_the_cores(grid, tmp_path, monkeypatch):
@@ -389,6 +484,10 @@ def test_ray_a_killed_worker_is_replaced_and_a_failing_run_fails_alone(cluster, 
     disturb(grid, tmp_path, capsys, undisturbed, "ray", lambda out, runner: by_ray(grid, out, runner))
 
 
+def test_ray_a_run_that_always_takes_its_worker_along_fails_alone(cluster, three, tmp_path, capsys):
+    spoil(three, tmp_path, capsys, "its worker was killed or crashed", executor="ray")
+
+
 def test_ray_itself_carries_results_where_workers_see_no_folder(
     cluster, grid, tmp_path, capsys, undisturbed, monkeypatch
 ):
@@ -436,21 +535,36 @@ def test_a_command_joins_a_ray_and_leaves_it_running(cluster, grid, tmp_path, un
     assert ray.get(ray.remote(lambda: 5).remote()) == 5
 
 
-def test_a_command_starts_a_ray_of_its_own_which_says_nothing(grid, tmp_path, undisturbed):
+def test_a_killed_command_with_a_ray_of_its_own_goes_on_and_ends_that_ray_in_silence(grid, tmp_path, undisturbed):
     pytest.importorskip("ray", reason="the package ray is missing: tests of --executor ray are skipped")
-    out = tmp_path / "out"
-    faults = {"fgbg-f0-s0-k1": "kill"}
-    process = command(grid, out, {"faults": faults}, executor="ray", workers=2)
-    status, printed, errors = finish(process)
+    out, note = tmp_path / "out", tmp_path / "note"
+    note.mkdir()
+    first = command(grid, out, {"pause": 0.3, "note": str(note)}, executor="ray", workers=2)
+    deadline = time.monotonic() + 60
+    while len(list(out.rglob("metrics.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    first.kill()
+    first.wait()
+    done = {path: path.stat().st_mtime_ns for path in out.rglob("metrics.json")}
+    assert 2 <= len(done) < 7
+    second = command(grid, out, {"note": str(note)}, executor="ray", workers=2)
+    status, printed, errors = finish(second)
     assert status == 0, errors
-    assert contents(out) == contents(undisturbed)
     assert not errors
+    assert "again" not in printed
     assert "raylet" not in printed
-    assert printed.count("again: fgbg") == 1
+    assert contents(out) == contents(undisturbed)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    tried = Counter(path.name.rpartition(".")[0] for path in note.iterdir())
+    assert len(tried) == 7
+    assert all(tried[path.parent.name] == 1 for path in done), "what was finished is not done again"
+    assert sum(tried.values()) <= 7 + 2, "two were at work when the command was killed"
+    for stream in (first.stdout, first.stderr):
+        stream.close()
     deadline = time.monotonic() + 10
-    while left(process.pid) and time.monotonic() < deadline:
+    while left(second.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not left(process.pid), "its Ray ended with it"
+    assert not left(second.pid), "its Ray ended with it"
 
 
 def left(session):
@@ -465,16 +579,18 @@ def left(session):
 
 
 def test_lightning_gives_the_same_numbers_by_both_executors(cluster, tmp_path):
-    path = quick.write_grid(tmp_path, pretraining=None, shots=[1], training={"max_steps": 2, "batch_size": 2})
+    methods = {"guided": str(quick.MODELS / "guided.yaml")}
+    changes = {"methods": methods, "compare": "guided", "training": {"max_steps": 2, "batch_size": 2}}
+    path = quick.write_grid(tmp_path, pretraining=None, shots=[1], **changes)
     rows = []
     for name in ("local", "ray"):
         out = tmp_path / name
-        assert benchmark.execute(path, out, workers=2, executor=name) == 0
+        assert benchmark.execute(path, out, workers=2, executor=name, runner=quick.Unchecked()) == 0
         found = json.loads((out / "summary.json").read_text())
         rows.append(
             [{k: v for k, v in row.items() if k not in VOLATILE and not k.startswith("seconds")} for row in found]
         )
-        assert len(found) == 2
+        assert len(found) == 1
         assert "1 thread(s)" in found[0]["device"] or (os.cpu_count() or 1) > 2
     assert rows[0] == rows[1]
     assert set(contents(tmp_path / "local")) == set(contents(tmp_path / "ray"))
@@ -493,7 +609,7 @@ def test_an_address_that_nobody_answers_is_refused(address, tmp_path, monkeypatc
 def test_what_answers_and_is_not_ray_is_refused(tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="the package ray is missing: tests of --executor ray are skipped")
     monkeypatch.setattr(ray_executor._ray(), "is_initialized", lambda: False)
-    monkeypatch.setattr(ray_executor, "_ANSWER", (5, 4))
+    monkeypatch.setattr(ray_executor, "_ANSWER", (5, 2))
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(FewsegError, match="what answers is not Ray"):
@@ -504,6 +620,22 @@ def test_without_the_package_the_remedy_is_said(grid, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(FewsegError, match=r"--executor: got ray, .*pip install 'fewseg\[ray\]'"):
         benchmark.execute(grid, tmp_path / "out", executor="ray", runner=quick.Quick())
+
+
+def test_a_task_of_a_killed_benchmark_that_begins_late_does_nothing(three, tmp_path):
+    """It waits while the next benchmark cleans the folder, which takes its token away."""
+    one = benchmark.plan(three).trainings[0]
+    (tmp_path / ".token.tmp").write_text("")
+    places = str(Path.cwd()), []
+    arguments = jobs.Job(one, ()), str(tmp_path), ".token.tmp", None, jobs.packed(quick.Quick()), places
+    with ThreadPoolExecutor() as pool:
+        with engine._alone(tmp_path, jobs.WORKERS, 0.0):
+            told = pool.submit(lambda: list(ray_executor._work(*arguments)))
+            time.sleep(0.3)
+            assert not told.done()
+            results.remove_leftovers(tmp_path)
+        assert told.result(timeout=10) == [("done", None)]
+    assert not (tmp_path / "trainings").exists()
 
 
 @pytest.mark.parametrize("workers", [None, 3])

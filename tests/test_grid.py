@@ -1,5 +1,7 @@
 """Options that vary, what is left out and added, data sets side by side, and the estimate of a dry run."""
 
+import dataclasses
+import json
 import subprocess
 import sys
 
@@ -275,11 +277,20 @@ def test_data_by_name_is_left_out_and_added(planned):
         ({"grid": {"model.lr": 0.1}}, "grid.model.lr: got 0.1, expected a list"),
         ({"grid": {"model.lr": []}}, r"grid.model.lr: got \[\], expected a list"),
         ({"grid": {"model.lr": [1, 1]}}, "expected every value once"),
+        (
+            {"grid": {"data.size.x": [1, 2]}},
+            "grid.data.size.x: got an option inside of 48, expected one inside of a map",
+        ),
+        ({"grid": {"trainer.val_check_interval": [1, 2]}}, "grid.trainer.val_check_interval: .*training.validations"),
+        ({"grid": {"trainer.logger.init_args.name": ["a"]}}, "grid.trainer.logger: got an option that the benchmark"),
+        ({"grid": {"trainer.max_steps": [1, 2]}}, "expected training.max_steps"),
+        ({"grid": {"training.validations": ["x"]}}, "grid.training.validations: got x, expected whole numbers from 0"),
+        ({"grid": {"training.batch_size": [2, 0]}}, "grid.training.batch_size: got 0, expected whole numbers from 1"),
         ({"grid": {"data.fold": [1]}}, "grid.data.fold: got an option with a key of its own, expected folds"),
         ({"grid": {"data.batch_size": [1]}}, "expected training.batch_size"),
         ({"grid": {"data.num_workers": [1, 2]}}, "an option that changes no number"),
         ({"grid": {"training.max_step": [1]}}, "grid.training.max_step: got an unknown key"),
-        ({"grid": {"training.max_steps": ["x"]}}, "grid.training.max_steps: got x, expected a number of steps"),
+        ({"grid": {"training.max_steps": ["x"]}}, "grid.training.max_steps: got x, expected whole numbers from 0"),
         ({"exclude": {"folds": 1}}, "exclude: got .*expected a list of mappings"),
         ({"exclude": [{}]}, r"exclude\[0\]: got {}, expected a mapping"),
         ({"exclude": [{"fold": 1}]}, r"exclude\[0\].fold: got an unknown key, expected one of .*folds"),
@@ -335,6 +346,159 @@ def test_wrong_grids_are_refused_in_one_line(planned, changes, message):
     with pytest.raises(FewsegError, match=message) as error:
         planned(**changes)
     assert "\n" not in str(error.value)
+
+
+PRETRAINING = {"config": {"model": {"class_path": "EncoderPretraining"}}, "max_steps": 3}
+OWN_KEYS = {
+    "fold": "folds",
+    "seed": "seeds",
+    "n_shot": "shots",
+    "n_points": "points",
+    "protocol": "tests",
+    "n_episodes": "n_episodes",
+    "batch_size": "training.batch_size",
+    "n_val_episodes": "training.n_val_episodes",
+}
+
+
+def guided(**changes):
+    return {"methods": {"guided": {"config": GUIDED, **changes}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training": 5}, "yaml: training: got 5, expected a mapping"),
+        ({"training": [5]}, r"yaml: training: got \[5\], expected a mapping"),
+        ({"pretraining": 5}, "yaml: pretraining: got 5, expected a mapping"),
+        ({"pretraining": [PRETRAINING]}, "yaml: pretraining: got .*expected a mapping"),
+        ({"pretraining": {**PRETRAINING, "max_steps": "x"}}, "pretraining.max_steps: got x, expected whole numbers"),
+        ({"pretraining": {**PRETRAINING, "batch_size": 0}}, "pretraining.batch_size: got 0, expected whole numbers"),
+        ({"pretraining": {**PRETRAINING, "config": 5}}, "pretraining.config: got 5, expected a model config"),
+        ({"pretraining": {**PRETRAINING, "data": 5}}, "pretraining.data: got 5, expected a mapping"),
+        (
+            {"pretraining": {**PRETRAINING, "data": {"batch_size": 2}}},
+            "data.batch_size: .*expected pretraining.batch_si",
+        ),
+        (
+            {"pretraining": {**PRETRAINING, "config": {**FGBG, "seed": 1}}},
+            "pretraining.config.seed: got an unknown key",
+        ),
+        ({"methods": {5: {"config": GUIDED}}}, "methods.5: got 5, expected a name"),
+        ({"methods": {True: {"config": GUIDED}}}, "methods.True: got True, expected a name"),
+        ({"methods": {"guided": None}}, "methods.guided.config: got None, expected a model config"),
+        ({"data": {5: SHAPES, "other": OTHER}}, "data.5: got 5, expected a name"),
+        ({"data": {"data": {**SHAPES["data"], "dataset": 5}}}, "data.dataset: got 5, expected one of"),
+        (guided(model=5), "methods.guided.model: got 5, expected a mapping"),
+        (guided(data=["size"]), "methods.guided.data: got .*expected a mapping"),
+        (guided(training=5), "methods.guided.training: got 5, expected a mapping"),
+        (guided(training={"validations": -1}), "guided.training.validations: got -1, expected whole numbers from 0"),
+        ({"n_episodes": "x"}, "yaml: n_episodes: got x, expected whole numbers from 1"),
+        ({"n_episodes": 0}, "yaml: n_episodes: got 0, expected whole numbers from 1"),
+        ({"tests": [{"n_episodes": "x"}]}, r"tests\[0\]: n_episodes: got x"),
+        ({"training": {"max_steps": 3, "validations": "x"}}, "training.validations: got x, expected whole numbers"),
+        ({"training": {"max_steps": 3, "validations": -1}}, "training.validations: got -1, expected whole numbers"),
+        (
+            {"training": {"max_steps": 3, "batch_size": "x"}},
+            "training.batch_size: got x, expected whole numbers from 1",
+        ),
+        ({"training": {"max_steps": True}}, "training.max_steps: got True, expected whole numbers"),
+        ({"training": {"batch_size": 2}}, "training.max_steps: got None, expected whole numbers"),
+        ({"seeds": ["a"]}, "yaml: seeds: got a, expected whole numbers"),
+        ({"seeds": [-1]}, "yaml: seeds: got -1, expected whole numbers"),
+        ({"seeds": [0.5]}, "yaml: seeds: got 0.5, expected whole numbers"),
+        ({"seeds": [0, 0]}, r"yaml: seeds: got \[0, 0\], expected every value once; remove the other"),
+        ({"folds": [True]}, "yaml: folds: got True, expected folds from 0 to 3"),
+        ({"shots": [True]}, "yaml: shots: got True, expected whole numbers"),
+        ({"points": [True]}, "yaml: points: got True, expected positive counts"),
+        ({"include": [{"shots": [True]}]}, r"include\[0\].shots: got True, expected whole numbers"),
+        ({"include": [{"seeds": -1}]}, r"include\[0\].seeds: got -1, expected whole numbers"),
+    ],
+)
+def test_wrong_values_are_refused_in_one_line(planned, changes, message):
+    with pytest.raises(FewsegError, match=message) as error:
+        planned(**changes)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("option", "key"), OWN_KEYS.items())
+def test_options_with_keys_of_their_own_are_written_there(planned, option, key):
+    with pytest.raises(FewsegError, match=f"methods.guided.data.{option}: .*expected {key}; write it there"):
+        planned(**guided(data={option: 1}))
+
+
+@pytest.mark.parametrize("place", ["data", "methods.guided.config", "pretraining.config"])
+@pytest.mark.parametrize(
+    ("option", "wanted"),
+    [
+        ("val_check_interval", "training.validations; write it there"),
+        ("check_val_every_n_epoch", "training.validations; write it there"),
+        ("limit_val_batches", "training.validations; write it there"),
+        ("num_sanity_val_steps", "training.validations; write it there"),
+        ("max_epochs", "training.max_steps; write it there"),
+        *((name, "remove it") for name in ("callbacks", "logger", "enable_checkpointing", "enable_model_summary")),
+        *((name, "remove it") for name in ("enable_progress_bar", "use_distributed_sampler", "default_root_dir")),
+    ],
+)
+def test_options_of_the_trainer_that_a_benchmark_sets_are_refused(planned, place, option, wanted):
+    trainer = {"trainer": {option: 1}}
+    changes = {
+        "data": {"data": {**SHAPES, **trainer}},
+        "methods.guided.config": {"methods": {"guided": {"config": {**GUIDED, **trainer}}}},
+        "pretraining.config": {"pretraining": {**PRETRAINING, "config": {**PRETRAINING["config"], **trainer}}},
+    }[place]
+    with pytest.raises(FewsegError, match=rf"{place}.trainer.{option}: got an option that.*{wanted}"):
+        planned(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"data": {**SHAPES, "sise": 3}}, "data.sise"),
+        ({"data": {**SHAPES, "model": FGBG["model"]}}, "data.model"),
+        ({"data": {"a": {**SHAPES, "optimizer": {}}, "b": OTHER}}, "data.a.optimizer"),
+        ({"methods": {"guided": {"config": {**GUIDED, "optimizer": {}}}}}, "methods.guided.config.optimizer"),
+        (
+            {"methods": {"guided": {"config": {**GUIDED, "seed_everything": 3}}}},
+            "config.seed_everything: .*write seeds",
+        ),
+    ],
+)
+def test_unknown_keys_of_data_and_models_are_refused(planned, changes, where):
+    with pytest.raises(FewsegError, match=f"{where}.*"):
+        planned(**changes)
+
+
+def test_unknown_keys_name_the_file_that_has_them(planned, tmp_path):
+    (tmp_path / "fgbg.yaml").write_text(yaml.safe_dump({**FGBG, "optimiser": {}, "trainer": {"logger": False}}))
+    with pytest.raises(
+        FewsegError, match=r"fgbg.yaml: optimiser: got an unknown key, expected one of data, model, trai"
+    ):
+        planned(methods={"fgbg": "fgbg.yaml"})
+    (tmp_path / "coco.yaml").write_text(yaml.safe_dump({**OTHER, "sise": 3}))
+    with pytest.raises(FewsegError, match=r"coco.yaml: sise: got an unknown key, expected one of data, trainer"):
+        planned(data="coco.yaml")
+    with pytest.raises(FewsegError, match=r"coco.yaml: sise: got an unknown key, expected one of data, trainer"):
+        planned(tests=[{"data": "coco.yaml"}])
+
+
+def test_what_is_left_empty_is_not_given(planned):
+    plain = planned(**guided())
+    empty = guided(model=None, data=None, training=None, variants=None)
+    assert [run.id for run in planned(**empty).runs] == [run.id for run in plain.runs]
+    config = {"model": {**GUIDED["model"]}, "data": None, "trainer": None}
+    again = planned(methods={"guided": {"config": config}}, data={**SHAPES, "trainer": None})
+    assert [run.id for run in again.runs] == [run.id for run in plain.runs]
+    assert planned(methods={"guided": {"config": {"model": {"class_path": "GuidedNet", "init_args": None}}}}).runs
+    variants = planned(**guided(variants={"+x": None}), shots=[1], points=[1], folds=[0])
+    assert configs(variants) == ["guided", "guided+x"]
+
+
+def test_lengths_of_other_recipes_are_replaced(planned):
+    """Files for ``fewseg fit`` say how long they train; the benchmark's budget holds for all."""
+    config = {**GUIDED, "trainer": {"max_steps": 90000, "gradient_clip_val": 1.0}}
+    (one, *_) = planned(methods={"guided": {"config": config}}).trainings
+    assert (one.max_steps, one.config["trainer"]["gradient_clip_val"]) == (10, 1.0)
 
 
 def test_an_unknown_option_is_refused_before_anything_runs(write, tmp_path):
@@ -428,6 +592,70 @@ def test_the_memory_outlives_the_folder_and_knows_devices(planned, tmp_path):
     assert estimate(plan, tmp_path / "new", 1).seconds == 80.0
 
 
+def test_what_was_not_measured_is_not_kept(planned, tmp_path):
+    """Nobody's device, or no time: but a method that learns nothing takes none."""
+    plan, out = planned(methods={"guided": {"config": GUIDED}}, folds=[0]), tmp_path / "out"
+    (one,), run = plan.trainings, plan.runs[0]
+    place, figures = out / "trainings" / one.id / "metrics.json", {"device": "x86_64 CPU, 1 thread(s)"}
+    for seconds in ({"seconds_train": 20.0}, {**figures, "seconds_train": 0.0}, {**figures, "seconds_train": -1.0}):
+        results.write_json(place, seconds)
+        assert not list(timings.measured(plan, out))
+    results.write_json(place, {**figures, "seconds_train": 0.0, "n_trained_parameters": 0})
+    assert [seconds for _, seconds in timings.measured(plan, out)] == [0.0]
+    results.write_json(place, {**figures, "seconds_train": 20.0, "n_trained_parameters": 0})
+    for seconds in ({"seconds_evaluation": 20.0}, {**figures, "seconds_evaluation": 0.0}):
+        results.write_json(out / run.id / "metrics.json", seconds)
+        assert [seconds for _, seconds in timings.measured(plan, out)] == [2.0]
+    timings.record(plan, out)
+    assert [seconds for *_, seconds in json.loads((tmp_path / "cache" / timings.FILE).read_text())] == [2.0]
+
+
+def test_times_are_those_of_the_device_that_figures_name(planned, tmp_path, monkeypatch):
+    """A cluster's GPU is not that of this machine: what it took is a guess here."""
+    plan = planned(methods={"guided": {"config": GUIDED}}, folds=[0])
+    monkeypatch.setattr(timings, "gpus", lambda: ["0"])
+    monkeypatch.setattr(timings, "gpu_name", lambda: "NVIDIA T4")
+    plan = dataclasses.replace(
+        plan,
+        trainings=tuple(
+            dataclasses.replace(t, config={**t.config, "trainer": {"max_steps": 10}}) for t in plan.trainings
+        ),
+    )
+    plan = dataclasses.replace(plan, runs=tuple(dataclasses.replace(r, training=plan.trainings[0]) for r in plan.runs))
+    done(tmp_path / "far", plan, plan.trainings, plan.runs, device="NVIDIA H200", per_step=0.1)
+    timings.record(plan, tmp_path / "far")
+    assert {place.device for place in timings.read().known} == {"NVIDIA H200"}
+    assert estimate(plan, tmp_path / "new", 1) == Estimate(10 * 0.1 + 4 * 5 * 3.0, 1, 1, 0, 4, 0, True)
+    done(tmp_path / "near", plan, plan.trainings, plan.runs, device="NVIDIA T4", per_step=0.5, per_episode=4.0)
+    timings.record(plan, tmp_path / "near")
+    assert estimate(plan, tmp_path / "new", 1) == Estimate(10 * 0.5 + 4 * 5 * 4.0, 1, 1, 1, 4, 4, True)
+
+
+def test_trainings_without_a_step_take_no_time_and_are_no_guess(planned, tmp_path):
+    budget = {"max_steps": 0, "batch_size": 2}
+    plan, out = planned(methods={"guided": {"config": GUIDED}}, folds=[0, 1], training=budget), tmp_path / "out"
+    assert estimate(plan, out, 1) == Estimate(None, 1, 2, 2, 8, 0, False)
+    done(out, plan, runs=plan.runs[:4])
+    assert estimate(plan, out, 1) == Estimate(4 * 5 * 3.0, 1, 2, 2, 4, 4, True)
+    assert estimate(plan, out, 1).in_words() == "about 60 s with 1 worker (2 of 2 trainings and 4 of 4 runs measured)"
+
+
+def test_the_workers_of_a_cluster_are_not_known(planned, tmp_path):
+    plan, out = planned(methods={"guided": {"config": GUIDED}}, folds=[0, 1, 2]), tmp_path / "out"
+    said = [benchmark.describe(plan, out, None, cluster=True).splitlines()[1]]
+    done(out, plan, plan.trainings[:1], plan.runs[:4])
+    said += [benchmark.describe(plan, out, n, cluster=True).splitlines()[1] for n in (None, 2)]
+    done(out, plan, plan.trainings, plan.runs)
+    said += [benchmark.describe(plan, out, None, cluster=True).splitlines()[1]]
+    measured = "(2 of 2 trainings and 8 of 8 runs measured)"
+    assert said == [
+        "time: no estimate: nothing like it has run here yet",
+        f"time: about 3 min with 1 worker {measured}; how many workers the cluster has is not known here",
+        f"time: about 80 s with 2 workers {measured}",
+        "time: nothing is left to do",
+    ]
+
+
 def test_a_cache_that_cannot_be_written_stops_nothing(planned, tmp_path):
     plan = planned(folds=[0])
     (tmp_path / "cache").write_text("a file")
@@ -491,3 +719,7 @@ def test_options_of_executors(write, tmp_path, capsys):
     assert "--ray-address: got auto, expected --executor ray" in capsys.readouterr().err
     assert main([*call, "--dry-run", "--workers", "0"]) == 2
     assert "--workers: got 0" in capsys.readouterr().err
+    assert main([*call, "--dry-run", "--ray-address", "auto"]) == 2
+    assert "--ray-address: got auto, expected --executor ray" in capsys.readouterr().err
+    assert main([*call, "--dry-run", "--executor", "ray", "--ray-address", "auto"]) == 0
+    assert main([*call, "--dry-run", "--executor", "ray"]) == 0

@@ -9,6 +9,7 @@ import pytest
 from fewseg import results
 from fewseg.episode import Row
 from fewseg.functional.instance_figures import resampled_ap50
+from fewseg.functional.ranking import variance_split
 from fewseg.functional.run_figures import final_rows, score
 from fewseg.results import (
     compare,
@@ -161,6 +162,33 @@ def test_folds_and_seeds_are_averaged_and_have_one_interval(tmp_path):
     assert cells[heads.index("fold 0")] == f"{boxes:.3f} / {masks:.3f}"
     assert "std over seeds" not in heads
     assert leaderboard(rows)[0].ap50_ci95 is None  # without rows
+
+
+def test_ap50_of_boxes_is_split_into_seeds_and_episodes(tmp_path):
+    for seed, quality in ((0, 0.5), (1, 0.8)):
+        save(tmp_path, "siamese", 0, quality, seed=seed)
+    rows = summarise(tmp_path).rows
+    (line,) = leaderboard(rows, tmp_path)
+    drawn = results.resampling.resample(rows, tmp_path)
+    split = variance_split(np.stack([drawn[row["run"]].ap50[:, 0] for row in rows], axis=1))
+    assert [line.figures[name] for name in ("sd_seeds", "sd_episodes", "sd_both")] == pytest.approx([*split])
+    heads, (cells,) = results.cells([line])
+    assert cells[heads.index("sd seeds")] == f"{split.seeds:.3f}"
+    assert cells[heads.index("seeds")] == "2"
+    told = " ".join((tmp_path / "summary.md").read_text().split())
+    assert "one training's AP50 of boxes from seed to seed; sd episodes: from one draw of query images" in told
+
+
+def test_replicates_without_an_object_do_not_stop_ranks_and_splits(tmp_path):
+    rows = rows_of(n_images=20)
+    lone = [row if row.query == "q0" else row._replace(truth="") for row in rows if row.score is None]
+    for config in ("a", "b"):
+        for seed in (0, 1):
+            save(tmp_path, config, rows=[*lone], seed=seed)
+    drawn = results.resampling.resample(results.collect(tmp_path), tmp_path)
+    assert all(np.isnan(one.ap50).any() for one in drawn.values())
+    board = results.read_board(tmp_path)
+    assert [line.rank for line in board.lines] == [(1, 2, 1), (1, 2, 1)]
 
 
 def test_an_ap_that_rows_do_not_give_has_no_interval(tmp_path):

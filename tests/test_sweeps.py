@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import wandb
 import yaml
 from wandb import wandb_agent
 
+import fewseg
 import wandb_files
 from fewseg.cli import main
 
@@ -73,6 +75,7 @@ def command_of(sweep, values, monkeypatch):
     arguments = {name: {"value": value} for name, value in values.items()}
     agent._command_run({"run_id": "member1", "program": sweep["program"], "args": arguments})
     ((command, environment),) = started
+    environment.pop("WANDB_SERVICE", None)  # as AgentProcess does
     return command, environment
 
 
@@ -135,26 +138,46 @@ def test_a_value_of_the_wrong_kind_is_refused(monkeypatch, capsys):
     assert "--model.head: got sharde" in capsys.readouterr().err
 
 
-def test_a_member_of_a_sweep_logs_what_is_optimised(tmp_path, monkeypatch):
-    """The agent's command in its environment, with a smaller budget on fewer scenes, and then the offline file."""
-    sweep = yaml.safe_load((ROOT / "experiments/sweeps/guided.yaml").read_text())
+def member(name, folder, monkeypatch, **inherited):
+    """Runs the agent's command in its environment, with a smaller budget on fewer scenes; what it was to try."""
+    sweep = yaml.safe_load((ROOT / f"experiments/sweeps/{name}.yaml").read_text())
     values = list(itertools.islice(suggestions(sweep), 2))[1]
     command, environment = command_of(sweep, values, monkeypatch)
-    budget = ["--trainer.max_steps=4", "--trainer.val_check_interval=2", f"--trainer.default_root_dir={tmp_path}"]
-    budget += ["--trainer.logger.init_args.save_dir", str(tmp_path / "logged")]
+    budget = ["--trainer.max_steps=4", "--trainer.val_check_interval=2", f"--trainer.default_root_dir={folder}"]
+    budget += ["--trainer.logger.init_args.save_dir", str(folder / "logged")]
     environment |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    environment |= {"WANDB_RUN_ID": name, **inherited}
     done = subprocess.run([*command, *TINY, *budget], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert re.findall("^wandb.*", done.stdout + done.stderr, re.MULTILINE) == [
         line for line in done.stdout.splitlines() if "wandb sync" in line
     ], "one line of wandb's"
-    (run,) = wandb_files.runs(tmp_path / "logged").values()
-    assert (run.about.run_id, run.about.sweep_id, run.about.project) == ("member1", "sweep1", "fewseg")
-    scores = run.column(sweep["metric"]["name"])
-    assert len(scores) == 2, "one for each validation"
-    assert all(0 <= score <= 1 for score in scores)
-    assert run.summary["val/miou"] == scores[-1]
-    assert {name: run.config[name] for name in values} == values, "as the sweep names them"
-    given = run.config["model"]["init_args"]
-    assert (given["width"], given["lr"]) == (values["model.width"], values["model.lr"]), "as the model got them"
-    assert (run.config["data"]["size"], run.config["trainer"]["max_steps"]) == (32, 4)
+    assert f"model: {folder / 'logged' / 'fewseg' / name / 'model'}" in done.stdout.splitlines()
+    return values
+
+
+def test_members_of_sweeps_log_what_is_optimised_and_keep_their_models(tmp_path, monkeypatch):
+    """Two of different sweeps into one folder; the second beside a process of wandb that outlives it."""
+    wandb.init(dir=tmp_path, mode="offline", settings=wandb.Settings(silent=True, console="off")).finish()
+    guided = member("guided", tmp_path, monkeypatch)
+    clicks = member("fbrs", tmp_path, monkeypatch, WANDB_SERVICE=os.environ["WANDB_SERVICE"])
+    runs = wandb_files.runs(tmp_path / "logged")
+    assert runs.keys() == {"guided", "fbrs"}
+    for name, values in (("guided", guided), ("fbrs", clicks)):
+        run = runs[name]
+        assert (run.about.sweep_id, run.about.project) == ("sweep1", "fewseg")
+        scores = run.column("val/miou")
+        assert len(scores) == 2, "one for each validation"
+        assert all(0 <= score <= 1 for score in scores)
+        assert run.summary["val/miou"] == scores[-1]
+        assert {option: run.config[option] for option in values} == values, "as the sweep names them"
+        for option, value in values.items():  # as model and data got them
+            section, inner = option.split(".")
+            given = run.config[section]["init_args"] if section == "model" else run.config[section]
+            assert given[inner] == (value if section != "trainer" else {"max_steps": 4, "val_check_interval": 2}[inner])
+        assert run.config["data"]["size"] == 32
+        folder = tmp_path / "logged" / "fewseg" / name
+        kept = yaml.safe_load((folder / "config.yaml").read_text())["model"]
+        assert kept["init_args"]["lr"] == values["model.lr"]
+        assert type(fewseg.load_model(folder / "model")).__name__ == kept["class_path"].rpartition(".")[2]
+        assert list((folder / "checkpoints").glob("*.ckpt")), "all of a run is in one place"

@@ -11,6 +11,7 @@ from fewseg.episode import Row
 from fewseg.errors import FewsegError
 from fewseg.functional.boundary import boundary_counts
 from fewseg.functional.iou import confusion_counts
+from fewseg.functional.ranking import variance_split
 from fewseg.functional.run_figures import final_rows, score
 from fewseg.results import (
     compare,
@@ -254,8 +255,15 @@ def test_several_seeds_are_averaged_and_have_an_interval_of_miou_only(tmp_path):
     assert line.ci95[0] <= line.miou <= line.ci95[1]
     assert "95 % of J&F" not in results.cells([line])[0]
     text = (tmp_path / "summary.md").read_text()
-    assert "positive IU | std over seeds | s/video" in text
+    assert "positive IU | std over seeds | sd seeds | sd episodes | sd both | s/video" in text
     assert "Std over seeds of positive IU" in text
+    drawn = results.resampling.resample(rows, tmp_path)
+    split = variance_split(np.stack([drawn[row["run"]].j for row in rows], axis=1))
+    assert [line.figures[name] for name in ("sd_seeds", "sd_episodes", "sd_both")] == pytest.approx([*split])
+    other = variance_split(np.stack([drawn[row["run"]].miou for row in rows], axis=1))
+    assert [*other] != pytest.approx([*split]), "what lines are ranked by is split, not positive IU"
+    assert "one training's mean J from seed to seed; sd episodes: from one draw of videos" in text
+    assert "| config | K | P | seeds |" in text
 
 
 def test_images_and_videos_in_one_table(tmp_path):

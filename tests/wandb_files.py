@@ -78,13 +78,17 @@ class Run:
         return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
 
 
-def runs(folder, patience=10.0):
-    """The offline runs below a folder, by name; wandb's own process may write the end of one a moment later."""
+def runs(folder, patience=60.0):
+    """The offline runs below a folder, by name or else id; wandb's own process may write the end of one a moment later.
+
+    What it has not written is missing without a trace, so that a run without an end is refused.
+    """
     deadline = time.monotonic() + patience
     found = []
     for path in sorted(Path(folder).glob("**/offline-run-*/run-*.wandb")):
         while not (run := Run(path)).finished and time.monotonic() < deadline:
             time.sleep(0.05)
+        assert run.finished, f"{path} has no end"
         found.append(run)
     assert len({run.about.run_id for run in found}) == len(found), "a run is there twice"
-    return {run.about.display_name: run for run in found}
+    return {run.about.display_name or run.about.run_id: run for run in found}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
 import io
 import json
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +18,9 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.cli import SaveConfigCallback
+from jsonargparse import Namespace
+from lightning_fabric.loggers.logger import rank_zero_experiment
+from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
@@ -47,7 +51,10 @@ _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 90)  # ignored for PNGs
 
 
 def _folder(trainer: pl.Trainer) -> Path:
-    """Where a run writes. Every process must ask, for the answer is broadcast."""
+    """Where a run writes, beside its checkpoints. Every process must ask, for the answer is broadcast."""
+    logger = trainer.logger
+    if isinstance(logger, WandbLogger):  # whose save_dir is that of many runs
+        return Path(str(trainer.strategy.broadcast(f"{logger.save_dir}/{logger.name}/{logger.version}")))
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
@@ -589,11 +596,25 @@ def _mean_j(rows: Sequence[Row], n_frames: int) -> float:
 
 
 class SaveConfig(SaveConfigCallback):
-    """Lightning's ``config.yaml``; the same goes to wandb, by which runs are filtered and compared there."""
+    """Lightning's ``config.yaml`` in the run's folder; the same goes to wandb, by which runs are filtered there."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, overwrite: bool = False) -> None:
+        super().__init__(parser, config, overwrite=overwrite, save_to_log_dir=False)
+        self.folder = Path()
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Finds the folder, and writes where that was not done before."""
+        self.folder = _folder(trainer)
+        super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Called once, on the first process."""
-        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / self.config_filename
+        with warnings.catch_warnings():  # a newer name of skip_none is not in all supported releases
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.parser.save(self.config, path, skip_none=False, overwrite=self.overwrite)
+            config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         told = {key: config[key] for key in ("seed_everything", "model", "data") if key in config}
         told["trainer"] = {k: v for k, v in config["trainer"].items() if k not in ("logger", "callbacks")}
         for logger in trainer.loggers:
@@ -627,6 +648,17 @@ class Dashboard(WandbLogger):
         super().__init__(name=name, save_dir=save_dir, id=id, project=project, **more)
         self._wandb_init.pop("anonymous", None)  # which Lightning passes on, and wandb warns of
         self.told = False
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The run of wandb, which ends with this process at the latest, also where wandb's own process lives on."""
+        begun = self._experiment is None
+        with dashboard.plainly():
+            run = super().experiment
+        if begun:
+            atexit.register(run.finish)
+        return run
 
     def finalize(self, status: str) -> None:
         """After training or a test: one line on where the files are."""

@@ -9,6 +9,7 @@ import argparse
 import difflib
 import importlib
 import inspect
+import itertools
 import os
 import re
 import sys
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if argv and argv[0] in LIGHTNING:
             return _lightning(argv)
-        options = _parser().parse_args(argv)
+        options = _parsed(argv)
         if options.command == "benchmark":
             return _benchmark(options)
         if options.command == "report":
@@ -107,11 +108,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of a command that is not Lightning's."""
+    try:
+        return _parser().parse_args(argv)
+    except FewsegError as error:
+        value = dict(itertools.pairwise(argv)).get("--wandb")
+        if error.argument not in ("config", "out") or value is None or not Path(value).exists():
+            raise
+        raise FewsegError("--wandb", value, "a project", f"write {value} before --wandb") from None
+
+
 def _benchmark(options: argparse.Namespace) -> int:
     from fewseg import benchmark
+    from fewseg.benchmark.reading import check_executor
 
     if options.dry_run:
-        print(benchmark.describe(benchmark.plan(options.config), options.out, options.workers))
+        check_executor(options.workers, options.executor, options.ray_address)
+        cluster = options.ray_address is not None
+        print(benchmark.describe(benchmark.plan(options.config), options.out, options.workers, cluster))
         return 0
     runner = benchmark.LightningRunner(options.wandb)
     status = benchmark.execute(
@@ -124,20 +139,28 @@ def _benchmark(options: argparse.Namespace) -> int:
     if not (report.is_file() and is_current(options.out, "report")):
         build_report(options.out)
     print(f"report: {report}")
-    _upload(options.out, options.wandb)
+    try:
+        _upload(options.out, options.wandb)
+    except FewsegError as error:  # nothing is lost
+        again = f"the benchmark is kept, and fewseg report {options.out} --wandb {options.wandb} sends it"
+        print(f"fewseg: not on the dashboard: {error}; {again}", file=sys.stderr)
     return status
 
 
 def _report(out: Path, wandb: str | None) -> int:
     from fewseg.report import build_report
-    from fewseg.results import in_the_terminal, summarise
+    from fewseg.results import collect, in_the_terminal, summarise
 
     if not out.is_dir():
         raise FewsegError("out", out, "a benchmark's folder", "run fewseg benchmark first")
-    print(in_the_terminal(summarise(out)))
+    if not ((out / "plan.json").is_file() or collect(out)):
+        got = f"{out}, which holds no plan.json and no run"
+        raise FewsegError("out", got, "a benchmark's folder", "name the --out of a fewseg benchmark")
+    board = summarise(out)
+    print(in_the_terminal(board))
     print(f"report: {build_report(out)}")
     _upload(out, wandb)
-    return 0
+    return 0 if board.rows else 1
 
 
 def _upload(out: Path, project: str | None) -> None:
@@ -289,7 +312,7 @@ def said_our_way(message: str, program: str = "fewseg fit") -> FewsegError:
 
     Args:
         message: theirs.
-        program: whose help the remedy names.
+        program: whose help the remedy names; what else than options it takes has no dashes.
 
     >>> print(said_our_way('Parser key "data.fold":\n  Expected a <class \'int\'>. Got value: x'))
     --data.fold: got x, expected int; see fewseg fit --help
@@ -307,7 +330,8 @@ def said_our_way(message: str, program: str = "fewseg fit") -> FewsegError:
         return _unknown_option(name, _HOMES.get(name.lstrip("-").partition(".")[0], ""), help_remedy)
     if found := re.search(r"arguments are required: (\S+)", message):
         name = re.sub(r"^(fit|validate|test|predict)\.", "", found[1].rstrip(","))
-        return FewsegError(_flag(name), "nothing", "a value", help_remedy)
+        options = program.rpartition(" ")[2] in LIGHTNING  # whose parser names options without dashes
+        return FewsegError(_flag(name) if options else name, "nothing", "a value", help_remedy)
     if found := re.search(r"argument (\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)", message):
         return FewsegError(found[1], found[2], f"one of {found[3]}".replace("'", ""), help_remedy)
     if found := re.search(r"argument (\S+): invalid (\w+) value: '(.*)'", message):

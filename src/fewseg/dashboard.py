@@ -7,6 +7,7 @@ written that ``wandb sync`` uploads later. Nothing here imports torch.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -15,7 +16,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -52,8 +53,24 @@ def mode(environment: Mapping[str, str] = os.environ) -> Mode:
     raise FewsegError("WANDB_MODE", asked, f"one of {', '.join(MODES)}", "set one of them, or unset it")
 
 
+@contextlib.contextmanager
+def plainly() -> Iterator[None]:
+    """Says in our way what goes wrong with wandb.
+
+    Raises:
+        FewsegError: no account, no connection, or settings that wandb refuses.
+    """
+    import wandb
+
+    try:
+        yield
+    except wandb.errors.Error as error:
+        remedy = "run wandb login, check the connection, or go offline (WANDB_MODE=offline)"
+        raise FewsegError("wandb", f"{mode()}: {error}", "an account and a server that answers", remedy) from None
+
+
 def check_account() -> None:
-    """Before a benchmark that goes online: that wandb knows an account.
+    """Before anything goes online: that wandb knows an account.
 
     Raises:
         FewsegError: ``WANDB_MODE`` is unknown, or online without an account.
@@ -62,10 +79,8 @@ def check_account() -> None:
         return
     import wandb
 
-    try:
+    with plainly():
         known = wandb.login()
-    except wandb.errors.Error as error:
-        raise FewsegError("WANDB_MODE", f"online, but {error}", "an account", "run wandb login") from None
     if not known:
         raise FewsegError("WANDB_MODE", "online", "an account that wandb knows", "run wandb login, or go offline")
 
@@ -185,10 +200,16 @@ def upload(out: Path, project: str) -> str:
         a line that says where it is.
 
     Raises:
-        FewsegError: ``out`` is no folder, or ``WANDB_MODE`` is unknown.
+        FewsegError: ``out`` is no folder, ``WANDB_MODE`` is unknown, or wandb cannot be reached.
     """
     if not out.is_dir():
         raise FewsegError("out", out, "the folder of a benchmark", "name the --out of a `fewseg benchmark`")
+    check_account()
+    with plainly():
+        return _upload(out, project)
+
+
+def _upload(out: Path, project: str) -> str:
     board = results.read_board(out)
     rows = board.rows
     names = {str(row[key]) for row in rows for key in ("training", "pretraining") if row.get(key)}
@@ -265,6 +286,8 @@ def _upload_summary(out: Path, project: str, board: results.Board) -> str | None
 def setting(row: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     """What a training's evaluation is called beside its others: the same for every method, so that charts line up.
 
+    That is its setting, the suffix of a variant and what else its name has that the training's has not.
+
     Args:
         row: figures of the run.
         about: those of its training.
@@ -274,10 +297,20 @@ def setting(row: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     'shapes/clean/K1-Pdense+AJ'
     >>> setting(row | {"n_points": 5, "seed": 2}, dict(config="guided+AJ", seed=0))
     'shapes/clean/K1-P5-s2'
+    >>> row |= dict(config="guided+AJ lr=0.1 size=64", plain="guided lr=0.1 size=64")
+    >>> setting(row, dict(config="guided lr=0.1", seed=0))
+    'shapes/clean/K1-Pdense+AJ size=64'
     """
     points = "dense" if row["n_points"] is None else row["n_points"]
-    plain = str(about.get("config", row["config"]))
-    suffix = str(row["config"]).removeprefix(plain)
+    config, trained = str(row["config"]), str(about.get("config", row["config"]))
+    plain = str(row.get("plain") or "")
+    if plain:  # the suffix stands behind the method, before what varies
+        place = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(config, plain, strict=False)))
+        suffix = config[place : place + len(config) - len(plain)]
+        known = trained.split()
+        suffix += "".join(f" {word}" for word in plain.split() if word not in known)
+    else:
+        suffix = config.removeprefix(trained)
     repeated = f"-s{row['seed']}" if row["seed"] != about.get("seed", row["seed"]) else ""
     return f"{row['dataset']}/{row['protocol']}/K{row['n_shot']}-P{points}{suffix}{repeated}"
 
@@ -326,8 +359,9 @@ def _scalars(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _leaderboard_row(line: results.Line) -> dict[str, Any]:
-    """A line of the leaderboard as a row of a table."""
-    named = ("dataset", "task", "protocol", "config", "method", "n_shot", "n_points", "miou", "ci95")
+    """A line of the leaderboard as a row of a table; of a trivial answer the note says for which K and P it holds."""
+    amounts = () if line.trivial else ("n_shot", "n_points")
+    named = ("dataset", "task", "protocol", "config", "method", *amounts, "miou", "ci95")
     found = _flat({name: getattr(line, name) for name in named})
     found |= {f"fold {fold}": miou for fold, miou in sorted(line.folds.items())}
     found |= {results.FIGURES.get(name, name): value for name, value in line.figures.items()}
@@ -336,20 +370,22 @@ def _leaderboard_row(line: results.Line) -> dict[str, Any]:
             found[f"{name} low"], found[f"{name} high"] = interval
     if line.rank:
         found["rank from"], found["rank to"], found["rank group"] = line.rank
-    return {**found, "n_episodes": line.n_episodes, "n_seeds": line.n_seeds, "note": line.note}
+    told = [f"{name} = {text}" for name, text in zip("KP", line.given, strict=True) if text]
+    note = "; ".join([line.note, *told] if line.note else told)
+    return {**found, "n_episodes": line.n_episodes, "n_seeds": line.n_seeds, "note": note}
 
 
 def _curves(lines: Sequence[results.Line]) -> dict[str, Any]:
-    """Score against annotated points, and IoU against clicks, a line for every configuration."""
+    """Score against annotated points at every K, and IoU against clicks at every K and P, a line a configuration."""
     import wandb
 
     found: dict[str, Any] = {}
 
-    def place(line: results.Line) -> tuple[str, str, int]:
-        return (line.dataset, line.protocol, line.n_shot)
+    def place(line: results.Line) -> tuple[str, str, str, int]:
+        return (line.dataset, line.task, line.protocol, line.n_shot)
 
-    for (dataset, protocol, n_shot), group in itertools.groupby(sorted(lines, key=place), place):
-        own, where = list(group), f"{dataset}/{protocol}/K{n_shot}"
+    for (dataset, task, protocol, n_shot), group in itertools.groupby(sorted(lines, key=place), place):
+        own, where = list(group), f"{dataset}/{task}/{protocol}/K{n_shot}"
         sparse: dict[str, list[tuple[int, float]]] = {}
         for line in own:
             if line.n_points is not None and line.miou is not None:
@@ -363,9 +399,11 @@ def _curves(lines: Sequence[results.Line]) -> dict[str, Any]:
                 title=f"mIoU with few points: {where}",
                 xname="annotated pixels per label and image",
             )
-        clicked = {line.config: line.clicks.iou for line in own if line.clicks}
-        if clicked:
-            found[f"{where}/clicks"] = _clicks(clicked)
+        clicked: dict[str, dict[str, Sequence[float]]] = {}
+        for line in own:
+            if line.clicks:
+                clicked.setdefault(results.points(line.n_points), {})[line.config] = line.clicks.iou
+        found |= {f"{where}-P{given}/clicks": _clicks(curves) for given, curves in clicked.items()}
     return found
 
 

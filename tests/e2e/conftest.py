@@ -1,11 +1,10 @@
 """A headless browser for the pages, and pages to open in it.
 
-`FEWSEG_SCREENSHOTS` names the folder that takes pictures of what the browser showed; else they go to a temporary one.
+`FEWSEG_SCREENSHOTS` names a folder that takes pictures of what the browser showed; without it none are made.
 """
 
 import itertools
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))  # the benchmarks that the tests of the report invent
 
-from fake_benchmark import add_films, add_pictures, fake_clicks, fake_run, fake_video
+from chromium import missing, open_page, started
+from fake_benchmark import add_films, add_pictures, fake_absent, fake_clicks, fake_run, fake_video
 from fake_instances import fake_search
 
 from fewseg.report import build_report
@@ -36,6 +36,8 @@ def _semantic(out):
         if n_points is None:
             fake_run(out, config, fold, n_shot=5, **told)
             fake_run(out, config, fold, dataset="voc400", **told)
+    for config in ("guided", "panet"):
+        add_pictures(fake_absent(out, config), first=100)
     _plan(out, "panet")
 
 
@@ -73,33 +75,65 @@ def report(request, tmp_path_factory):
     return build_report(out)
 
 
-@pytest.fixture(scope="session")
-def screenshots(tmp_path_factory):
-    """The folder for pictures of pages."""
-    named = os.environ.get("FEWSEG_SCREENSHOTS")
-    folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 @pytest.fixture(scope="session", params=SIZES)
 def browser(request):
     """Headless Chromium with the size of a laptop or a phone; a skip that says what is missing."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: no page is opened")
-    programs = [shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")]
-    if None in programs:
-        pytest.skip("chromium or chromedriver is not installed: no page is opened")
-    width, height = SIZES[request.param]
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars"):
-        options.add_argument(argument)
-    options.add_argument(f"--window-size={width},{height}")
-    if request.param == "phone":  # no window is as narrow
-        screen = {"width": width, "height": height, "pixelRatio": 1.0, "touch": False}
-        options.add_experimental_option("mobileEmulation", {"deviceMetrics": screen})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(programs[1]))
+    pytest.importorskip("selenium", reason="selenium is not installed: no page is opened")
+    if missing():
+        pytest.skip(f"{' and '.join(missing())}: not installed, no page is opened")
+    driver = started(*SIZES[request.param], phone=request.param == "phone")
     driver.size_name = request.param
     yield driver
     driver.quit()
+
+
+@pytest.fixture(scope="session")
+def opened(browser, report):
+    """The page of a benchmark, opened once for all tests in one size, and pictures of it where they are asked for."""
+    browser.get_log("browser")  # forgets what others said
+    open_page(browser, report)
+    assert worries(browser) == []
+    browser.first_pictures = browser.execute_script("return document.querySelectorAll('.shown img').length")
+    if os.environ.get("FEWSEG_SCREENSHOTS"):
+        _photograph(browser, report.parent.name, Path(os.environ["FEWSEG_SCREENSHOTS"]))
+    return browser
+
+
+def _photograph(browser, kind, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{kind}-{browser.size_name}"
+    browser.save_screenshot(str(folder / f"{name}-top.png"))
+    for section in browser.find_elements("css selector", "section"):
+        browser.execute_script("arguments[0].scrollIntoView(true)", section)
+        browser.save_screenshot(str(folder / f"{name}-{section.get_attribute('id')[:40]}.png"))
+
+
+def worries(browser):
+    """What the page has told the console since the last time."""
+    return [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+
+
+@pytest.fixture
+def page(opened):
+    """The opened page as other tests left it: scrolled to its top, all folded, no filter, nothing told."""
+    opened.execute_script(_RESET)
+    yield opened
+    assert worries(opened) == []
+
+
+_RESET = """
+for (const fold of document.querySelectorAll("details")) fold.open = false;
+for (const box of document.querySelectorAll(".scroll")) box.scrollLeft = 0;
+const changed = (one) => one.dispatchEvent(new Event("change", {bubbles: true}));
+for (const one of document.querySelectorAll("form.filter select")) one.value = "";
+for (const form of document.querySelectorAll("form.filter")) changed(form);
+const [config, order, pictured, kind] =
+  ["config", "order", "pictured", "class"].map((name) => document.querySelector(`.gallery [name=${name}]`));
+config.selectedIndex = 0;
+order.value = "list";
+pictured.checked = false;
+kind.value = "";
+changed(config);
+changed(kind);
+window.scrollTo(0, 0);
+"""

@@ -8,37 +8,26 @@ Keys = pytest.importorskip("selenium.webdriver.common.keys", reason=_MISSING).Ke
 support = pytest.importorskip("selenium.webdriver.support.ui", reason=_MISSING)
 Select, WebDriverWait = support.Select, support.WebDriverWait
 
-
-@pytest.fixture
-def page(browser, report):
-    """The opened page, all plots drawn."""
-    browser.get_log("browser")  # forgets what others said
-    browser.get(report.as_uri())
-    WebDriverWait(browser, 30).until(lambda b: not b.execute_script(_UNDRAWN))
-    yield browser
-    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
-
-
-_UNDRAWN = """
-return [...document.querySelectorAll(".plotly-graph-div")]
-  .filter((plot) => !plot.querySelector(".scatterlayer .trace, .barlayer .trace, .heatmaplayer .hm image"))
-  .map((plot) => plot.id);
-"""
+NOTHING = "nothing there, nothing found"
 
 
 def shown(page, selector):
-    return [one for one in page.find_elements(By.CSS_SELECTOR, selector) if one.is_displayed()]
+    """The elements that are not hidden."""
+    script = "return [...document.querySelectorAll(arguments[0])].filter((one) => one.checkVisibility())"
+    return page.execute_script(script, selector)
 
 
-def test_plots_draw(page, report, screenshots):
-    plots = page.find_elements(By.CSS_SELECTOR, ".plotly-graph-div")
-    assert len(plots) > 3
-    assert all(plot.size["width"] > 200 for plot in plots)
-    name = f"{report.parent.name}-{page.size_name}"
-    page.save_screenshot(str(screenshots / f"{name}-top.png"))
-    for section in page.find_elements(By.CSS_SELECTOR, "section"):
-        page.execute_script("arguments[0].scrollIntoView(true)", section)
-        page.save_screenshot(str(screenshots / f"{name}-{section.get_attribute('id')[:40]}.png"))
+def attributes(page, elements, *names):
+    """Of each element the values of some attributes; None where it has none."""
+    script = "return arguments[0].map((one) => arguments[1].map((name) => one.getAttribute(name)))"
+    return page.execute_script(script, elements, names)
+
+
+def test_plots_draw(page):
+    script = "return [...document.querySelectorAll('.plotly-graph-div')].map((plot) => plot.offsetWidth)"
+    widths = page.execute_script(script)
+    assert len(widths) > 3
+    assert min(widths) > 200
 
 
 def test_nothing_is_wider_than_the_screen(page):
@@ -73,23 +62,33 @@ def column(page, table, index):
     return known
 
 
+_SORTED = """
+const tables = [...document.querySelectorAll("table.sortable")];
+return tables.flatMap((table) => [...table.tHead.rows[0].cells].flatMap((head) =>
+  [1, 2].map(() => {
+    head.firstElementChild.click();
+    return {
+      text: head.classList.contains("text"),
+      sorted: head.getAttribute("aria-sort"),
+      marked: table.querySelectorAll("th[aria-sort]").length,
+      values: [...table.tBodies[0].rows].map((row) => row.cells[head.cellIndex].dataset.sort),
+    };
+  })));
+"""
+
+
 def test_tables_sort(page):
-    page.execute_script("for (const fold of document.querySelectorAll('details')) fold.open = true;")
-    tables = page.find_elements(By.CSS_SELECTOR, "table.sortable")
-    assert len(tables) > 2
-    for table in tables:
-        for index, head in enumerate(table.find_elements(By.CSS_SELECTOR, "thead th")):
-            button = head.find_element(By.TAG_NAME, "button")
-            text = "text" in (head.get_attribute("class") or "").split()
-            first, second = ("ascending", "descending") if text else ("descending", "ascending")
-            for expected in (first, second):
-                page.execute_script("arguments[0].click()", button)
-                assert head.get_attribute("aria-sort") == expected
-                values = column(page, table, index)
-                values = [value.casefold() for value in values] if text else [float(value) for value in values]
-                if not text or all(value.isalnum() for value in values):  # locales order signs in their own ways
-                    assert values == sorted(values, reverse=expected == "descending")
-        assert len(table.find_elements(By.CSS_SELECTOR, "th[aria-sort]")) == 1
+    assert len(page.find_elements(By.CSS_SELECTOR, "table.sortable")) > 2
+    clicks = page.execute_script(_SORTED)
+    assert len(clicks) > 20
+    for number, one in enumerate(clicks):
+        assert one["marked"] == 1
+        assert one["sorted"] == ("ascending" if one["text"] == (number % 2 == 0) else "descending")
+        known = [value for value in one["values"] if value != ""]
+        assert one["values"] == known + [""] * (len(one["values"]) - len(known))
+        keys = [value.casefold() for value in known] if one["text"] else [float(value) for value in known]
+        if not one["text"] or all(value.isalnum() for value in keys):  # locales order signs in their own ways
+            assert keys == sorted(keys, reverse=one["sorted"] == "descending")
 
 
 def test_a_head_sorts_with_the_keyboard_and_with_a_click(page):
@@ -97,11 +96,15 @@ def test_a_head_sorts_with_the_keyboard_and_with_a_click(page):
     head = table.find_elements(By.CSS_SELECTOR, "thead th")[0]
     button = head.find_element(By.TAG_NAME, "button")
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+    if head.get_attribute("aria-sort") == "ascending":  # another test has sorted
+        button.click()
     button.click()
-    before = column(page, table, 0)
+    assert head.get_attribute("aria-sort") == "ascending"
+    names = column(page, table, 0)
+    assert len(set(names)) > 1
     button.send_keys(Keys.ENTER)
     assert head.get_attribute("aria-sort") == "descending"
-    assert column(page, table, 0) == before[::-1] != before or len(set(before)) < len(before)
+    assert column(page, table, 0) == sorted(names, key=list(dict.fromkeys(names[::-1])).index)
     assert table.find_element(By.XPATH, "..").get_attribute("tabindex") == "0"
 
 
@@ -121,12 +124,14 @@ def test_the_filter_shows_one_setting(page):
         select.select_by_value(wanted)
         rows = shown(page, "#leaderboard tbody tr")
         assert 0 < len(rows) < every
-        own = [row for row in rows if "trivial" not in row.get_attribute("class").split()]  # those are of any K and P
+        told = attributes(page, rows, "class", f"data-{name}")
+        own = [value for css, value in told if "trivial" not in css.split()]  # those are of several K and P, or of any
         assert own
-        assert {row.get_attribute(f"data-{name}") for row in own} == {wanted}
-        assert {row.get_attribute(f"data-{name}") or wanted for row in rows} == {wanted}
+        assert set(own) == {wanted}
+        assert all(value is None or wanted in value.split(", ") for _, value in told)
         assert form.find_element(By.TAG_NAME, "output").text == f"{len(rows)} of {every} lines"
-        assert {plot.get_attribute(f"data-{name}") or wanted for plot in shown(page, "figure.setting")} <= {wanted}
+        plots = attributes(page, shown(page, "figure.setting"), f"data-{name}")
+        assert {value or wanted for (value,) in plots} <= {wanted}
         select.select_by_value("")
         assert len(shown(page, "#leaderboard tbody tr")) == every
 
@@ -143,13 +148,16 @@ def test_a_section_without_the_setting_is_hidden(page, report):
 
 
 def facts(page):
-    names, values = (page.find_elements(By.CSS_SELECTOR, f".told dl {tag}") for tag in ("dt", "dd"))
-    return {name.text: value.text for name, value in zip(names, values, strict=True)}
+    script = (
+        "return ['dt', 'dd'].map((tag) => [...document.querySelectorAll(`.told dl ${tag}`)].map((x) => x.innerText))"
+    )
+    return dict(zip(*page.execute_script(script), strict=True))
 
 
 def iou(page):
     found = facts(page)
-    return float(next(found[name] for name in ("IoU", "J", "IoU of the union") if name in found))
+    value = next(found[name] for name in ("IoU", "J", "IoU of the union") if name in found)
+    return 1.0 if value == NOTHING else float(value)
 
 
 def field(page, name):
@@ -167,7 +175,7 @@ def position(page):
 def test_the_gallery_turns_its_pages(page):
     gallery = page.find_element(By.CSS_SELECTOR, ".gallery")
     page.execute_script("arguments[0].scrollIntoView()", gallery)
-    assert gallery.find_elements(By.CSS_SELECTOR, ".shown img"), "it opens at an episode with a picture"
+    assert page.first_pictures > 0, "it opens at an episode with a picture"
     choose(page, "order", "worst")
     first, last = position(page)
     assert first == 1
@@ -209,3 +217,58 @@ def test_the_gallery_chooses_a_method_a_class_and_pictures(page):
     assert values == sorted(values, reverse=True)
     assert len(bars) > 1
     assert len(page.find_elements(By.CSS_SELECTOR, ".others .own")) == 1
+
+
+def runs_of_panet(page):
+    """Text -> value of its runs, and the value of the one whose queries do not all show their class."""
+    choose(page, "config", "panet")
+    runs = {one.text: one.get_attribute("value") for one in Select(field(page, "run")).options}
+    return runs, next(value for name, value in runs.items() if "clean-absent" in name)
+
+
+def test_the_right_answer_to_a_query_without_the_class_is_a_good_one(page, report):
+    if report.parent.name != "semantic":
+        pytest.skip("all queries show their class")
+    _, absent = runs_of_panet(page)
+    choose(page, "run", absent)
+    choose(page, "order", "best")
+    told = facts(page)
+    assert told["IoU"] == NOTHING
+    assert told["class"].endswith("(not in the query)")
+    best = page.execute_script("return document.querySelector('.others .bar')")
+    assert best.text.endswith(NOTHING)
+    assert "--share: 100%" in best.get_attribute("style")
+    choose(page, "order", "worst")
+    seen = [iou(page)]
+    for _ in range(position(page)[1] - 1):
+        field(page, "next").click()
+        seen.append(iou(page))
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (0.0, 1.0)  # something is found where nothing is
+
+
+def test_another_run_keeps_the_class_by_its_name(page, report):
+    if report.parent.name != "semantic":
+        pytest.skip("no class is in two lists at different places")
+    runs, absent = runs_of_panet(page)
+    choose(page, "run", next(value for name, value in runs.items() if "clean," in name and "fold 0" in name))
+    Select(field(page, "class")).select_by_visible_text("class2")
+    index = field(page, "class").get_attribute("value")
+    choose(page, "run", absent)
+    assert Select(field(page, "class")).first_selected_option.text == "class2"
+    assert field(page, "class").get_attribute("value") != index
+    assert facts(page)["class"].split(" (")[0] == "class2"
+    choose(page, "run", next(v for k, v in runs.items() if "fold 1" in k))  # has other classes
+    assert Select(field(page, "class")).first_selected_option.text == "all"
+
+
+def test_a_picture_is_called_by_the_number_of_its_episode(page, report):
+    if report.parent.name != "semantic":
+        pytest.skip("episodes are counted from 0")
+    _, absent = runs_of_panet(page)
+    choose(page, "run", absent)
+    field(page, "pictured").click()
+    number = facts(page)["episode"].split(" of ")[0]
+    assert int(number) >= 100
+    alt = page.find_element(By.CSS_SELECTOR, ".shown img").get_attribute("alt")
+    assert alt.split(": ")[1] == f"episode {number} of {field(page, 'config').get_attribute('value')}"

@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from fewseg.errors import FewsegError
-from fewseg.functional.ranking import Rank, rank, variance_split
+from fewseg.functional.ranking import LEAST_CLUSTERS, Rank, rank, variance_split
 
 
 def weights(random, replicates, n):
     """How often each image is drawn, as shares."""
     return random.multinomial(n, np.full(n, 1 / n), size=replicates) / n
+
+
+MANY = 10**9  # so many images that nothing is widened
 
 
 # ---- variance
@@ -96,7 +100,7 @@ def test_tables_that_cannot_be_split_or_ranked(replicates, message):
     with pytest.raises(FewsegError, match=message):
         variance_split(replicates)
     with pytest.raises(FewsegError, match=message):
-        rank([0.1, 0.2], replicates)
+        rank([0.1, 0.2], replicates, MANY)
 
 
 # ---- ranks
@@ -111,20 +115,20 @@ def spread(n, *columns):
 def test_ranks_by_hand():
     # the first two move in opposite turns by 0.02: their difference by 0.04, about 0.01; the third does not move
     table = spread(100, (0.60, 0.02), (0.59, -0.02), (0.40, 0.0))
-    assert rank([0.60, 0.59, 0.40], table) == [Rank(1, 2, 1), Rank(1, 2, 1), Rank(3, 3, 2)]
-    assert rank([0.40, 0.60, 0.59], table[:, [2, 0, 1]]) == [Rank(3, 3, 2), Rank(1, 2, 1), Rank(1, 2, 1)]
+    assert rank([0.60, 0.59, 0.40], table, MANY) == [Rank(1, 2, 1), Rank(1, 2, 1), Rank(3, 3, 2)]
+    assert rank([0.40, 0.60, 0.59], table[:, [2, 0, 1]], MANY) == [Rank(3, 3, 2), Rank(1, 2, 1), Rank(1, 2, 1)]
     # moving together, their difference varies by 0.004 only: about 2.5 deviations
     table = spread(100, (0.60, 0.02), (0.59, 0.016), (0.40, 0.0))
-    assert rank([0.60, 0.59, 0.40], table) == [Rank(1, 1, 1), Rank(2, 2, 2), Rank(3, 3, 3)]
+    assert rank([0.60, 0.59, 0.40], table, MANY) == [Rank(1, 1, 1), Rank(2, 2, 2), Rank(3, 3, 3)]
 
 
 def test_the_quantile_is_the_next_replicate_and_not_the_one_before():
     # one of 20 replicates is 4 off: 0.95 of them lie below, so nothing that differs by less than 4 is certain
     off = np.array([1.0] * 10 + [-1.0] * 9 + [4.0])
     table = np.stack([off, np.zeros(20)], 1)
-    assert rank([2, 0], table + [2, 0]) == [Rank(1, 2, 1)] * 2
-    assert rank([2, 0], table + [2, 0], 0.9) == [Rank(1, 1, 1), Rank(2, 2, 2)]
-    assert rank([4.1, 0], table + [4.1, 0]) == [Rank(1, 1, 1), Rank(2, 2, 2)]
+    assert rank([2, 0], table + [2, 0], MANY) == [Rank(1, 2, 1)] * 2
+    assert rank([2, 0], table + [2, 0], MANY, 0.9) == [Rank(1, 1, 1), Rank(2, 2, 2)]
+    assert rank([4.1, 0], table + [4.1, 0], MANY) == [Rank(1, 1, 1), Rank(2, 2, 2)]
 
 
 def test_a_chain_of_ties_is_not_one_tie():
@@ -132,7 +136,7 @@ def test_a_chain_of_ties_is_not_one_tie():
     random = np.random.RandomState(0)
     figures = np.array([3.0, 2.0, 1.0, 0.0])
     table = figures + 0.5 * random.normal(size=(2000, 4))
-    ranks = rank(figures, table)
+    ranks = rank(figures, table, MANY)
     assert [one.group for one in ranks] == [1, 1, 2, 2]
     assert [(one.low, one.high) for one in ranks] == [(1, 2), (1, 3), (2, 4), (3, 4)]
 
@@ -140,7 +144,7 @@ def test_a_chain_of_ties_is_not_one_tie():
 def test_an_uncertain_method_ties_with_the_best_while_a_better_one_does_not():
     random = np.random.RandomState(0)
     figures, deviations = np.array([0.6, 0.5, 0.4]), np.array([0.001, 0.001, 0.3])
-    ranks = rank(figures, figures + deviations * random.normal(size=(1000, 3)))
+    ranks = rank(figures, figures + deviations * random.normal(size=(1000, 3)), MANY)
     assert ranks == [Rank(1, 2, 1), Rank(2, 3, 2), Rank(1, 3, 1)]
 
 
@@ -150,11 +154,11 @@ def test_equal_columns_tie_and_so_does_what_never_varies():
     points[1] = points[0]
     table[:, 1] = table[:, 0]
     points[2], table[:, 2] = points[2] - 0.4, table[:, 2] - 0.4
-    assert rank(points, table) == [Rank(1, 2, 1), Rank(1, 2, 1), Rank(3, 3, 2)]
+    assert rank(points, table, MANY) == [Rank(1, 2, 1), Rank(1, 2, 1), Rank(3, 3, 2)]
     still = np.tile([0.1, 0.5, 0.9], (100, 1)) + 1e-15 * np.random.RandomState(0).normal(size=(100, 3))
-    assert rank([0.1, 0.5, 0.9], still) == [Rank(1, 3, 1)] * 3  # one image resampled tells nothing
-    assert rank([0.5], [[0.4], [0.6]]) == [Rank(1, 1, 1)]
-    assert rank([], np.zeros((5, 0))) == []
+    assert rank([0.1, 0.5, 0.9], still, MANY) == [Rank(1, 3, 1)] * 3  # one image resampled tells nothing
+    assert rank([0.5], [[0.4], [0.6]], MANY) == [Rank(1, 1, 1)]
+    assert rank([], np.zeros((5, 0)), MANY) == []
 
 
 @pytest.mark.parametrize(
@@ -169,7 +173,7 @@ def test_equal_columns_tie_and_so_does_what_never_varies():
 )
 def test_what_cannot_be_ranked(points, replicates, level, message):
     with pytest.raises(FewsegError, match=message):
-        rank(points, replicates, level)
+        rank(points, replicates, MANY, level)
 
 
 def results(random, n_methods, replicates=200, n_images=40, gap=0.3):
@@ -183,7 +187,7 @@ def results(random, n_methods, replicates=200, n_images=40, gap=0.3):
     return scores.mean(0), weights(random, replicates, n_images) @ scores
 
 
-def rule(points, table, level):
+def rule(points, table, n_images, level):
     """The definition, pair by pair."""
     pairs = list(itertools.combinations(range(len(points)), 2))
     deviations = {(i, j): np.std(table[:, i] - table[:, j], ddof=1) for i, j in pairs}
@@ -191,6 +195,8 @@ def rule(points, table, level):
         max(abs(row[i] - row[j] - points[i] + points[j]) / deviations[i, j] for i, j in pairs) for row in table.tolist()
     ]
     factor = sorted(off)[int(np.ceil(level * (len(off) - 1)))]
+    side = (1 - level) / 2 / len(pairs)
+    factor *= stats.t.isf(side, n_images - 1) / stats.norm.isf(side) * np.sqrt(n_images / (n_images - 1))
     sure = {}
     for i, j in pairs:
         difference, margin = points[i] - points[j], factor * deviations[i, j]
@@ -208,15 +214,15 @@ def rule(points, table, level):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 7), st.sampled_from([0.5, 0.9, 0.95]))
-def test_ranks_are_what_the_definition_says_in_any_order(seed, n_methods, level):
+@given(st.integers(0, 2**32 - 1), st.integers(2, 7), st.sampled_from([0.5, 0.9, 0.95]), st.sampled_from([20, 40, MANY]))
+def test_ranks_are_what_the_definition_says_in_any_order(seed, n_methods, level, n_images):
     random = np.random.RandomState(seed)
     points, table = results(random, n_methods)
-    ranks = rank(points, table, level)
-    assert ranks == rule(points, table, level)
+    ranks = rank(points, table, n_images, level)
+    assert ranks == rule(points, table, n_images, level)
     order = random.permutation(n_methods)
-    assert rank(points[order], table[:, order], level) == [ranks[i] for i in order]
-    assert rank(2 * points + 1, 2 * table + 1, level) == ranks
+    assert rank(points[order], table[:, order], n_images, level) == [ranks[i] for i in order]
+    assert rank(2 * points + 1, 2 * table + 1, n_images, level) == ranks
     for one, point in zip(ranks, points, strict=True):
         assert one.low <= 1 + (points > point).sum() <= n_methods - (points < point).sum() <= one.high
     assert sorted({one.group for one in ranks}) == list(range(1, 1 + max(one.group for one in ranks)))
@@ -226,10 +232,10 @@ def test_ranks_are_what_the_definition_says_in_any_order(seed, n_methods, level)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 7), st.floats(0, 3))
 def test_more_certainty_widens_ranks_and_a_better_figure_never_lowers_them(seed, n_methods, gain):
     points, table = results(np.random.RandomState(seed), n_methods)
-    loose, strict = rank(points, table, 0.6), rank(points, table, 0.99)
+    loose, strict = rank(points, table, 40, 0.6), rank(points, table, 40, 0.99)
     assert all(b.low <= a.low and a.high <= b.high for a, b in zip(loose, strict, strict=True))
     lift = gain * (np.arange(n_methods) == 0)
-    lifted = rank(points + lift, table + lift, 0.6)
+    lifted = rank(points + lift, table + lift, 40, 0.6)
     assert lifted[0].low <= loose[0].low
     assert lifted[0].high <= loose[0].high
     assert lifted[0].group <= loose[0].group
@@ -239,9 +245,19 @@ def test_equal_figures_of_different_certainty_lead_together_in_any_order():
     turns = np.resize([1.0, -1.0], 400)
     table = np.stack([0.6 + 0.2 * turns, 0.6 + 0.001 * turns, 0.5 + 0.001 * np.roll(turns, 1)], 1)
     points = np.array([0.6, 0.6, 0.5])
-    ranks = rank(points, table)
+    ranks = rank(points, table, MANY)
     assert [one.group for one in ranks] == [1, 1, 1]  # the first does not exclude the third
-    assert rank(points[::-1], table[:, ::-1]) == ranks[::-1]
+    assert rank(points[::-1], table[:, ::-1], MANY) == ranks[::-1]
+
+
+def share_told_apart(n_images, n_methods, benchmarks, *taken_for):
+    """In how many benchmarks of equal methods any two are told apart, with so many images as they are taken for."""
+    random, wrong = np.random.RandomState(3), np.zeros(len(taken_for))
+    for _ in range(benchmarks):
+        scores = random.normal(size=(n_images, 1)) + random.normal(size=(n_images, n_methods))
+        points, table = scores.mean(0), weights(random, 400, n_images) @ scores
+        wrong += [any(one.low > 1 for one in rank(points, table, n)) for n in taken_for]
+    return (wrong / benchmarks).tolist()
 
 
 def test_five_in_a_hundred_benchmarks_of_equal_methods_are_wrong_about_any():
@@ -250,8 +266,25 @@ def test_five_in_a_hundred_benchmarks_of_equal_methods_are_wrong_about_any():
     for _ in range(benchmarks):
         scores = random.normal(size=(n_images, 1)) + random.normal(size=(n_images, n_methods))
         points, table = scores.mean(0), weights(random, 300, n_images) @ scores
-        wrong += {one.group for one in rank(points, table)} != {1} or max(one.low for one in rank(points, table)) > 1
+        ranks = rank(points, table, n_images)
+        wrong += {one.group for one in ranks} != {1} or max(one.low for one in ranks) > 1
         pairs = itertools.combinations(range(n_methods), 2)
-        uncorrected += any(rank(points[list(p)], table[:, list(p)])[0].high == 1 for p in pairs)
+        uncorrected += any(rank(points[list(p)], table[:, list(p)], n_images)[0].high == 1 for p in pairs)
     assert 0.02 < wrong / benchmarks < 0.09
     assert uncorrected / benchmarks > 0.15
+
+
+@pytest.mark.parametrize("n_methods", [2, 6, 12])
+def test_so_it_is_with_few_images(n_methods):
+    corrected, bare = share_told_apart(20, n_methods, 500, 20, MANY)
+    assert 0.02 < corrected < 0.08
+    assert bare > 1.3 * corrected
+    if n_methods > 2:
+        assert bare > 0.12, "what ranks would promise without a correction"
+
+
+def test_fewer_images_have_no_ranks():
+    table = spread(100, (0.60, 0.001), (0.40, 0.0))
+    assert rank([0.60, 0.40], table, LEAST_CLUSTERS) == [Rank(1, 1, 1), Rank(2, 2, 2)]
+    assert rank([0.60, 0.40], table, LEAST_CLUSTERS - 1) is None
+    assert rank([0.60, 0.40], table, 1) is None

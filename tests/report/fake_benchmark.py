@@ -66,7 +66,23 @@ def fake_run(
     return _finish(out, parts, rows, {"training": training, **extra})
 
 
-def fake_clicks(out: Path, config: str, fold: int, n_clicks: int = 6, n: int = 20, seed: int = 0, **extra) -> Path:
+def fake_absent(out: Path, config: str, fold: int = 0, n: int = 12, first: int = 100) -> Path:
+    """A run of whose queries every second one does not show its class; half of these are found empty.
+
+    Its classes come in the reverse order, and its episodes are counted from ``first``.
+    """
+    rows = []
+    for i in range(n):
+        class_id, present = fold * 5 + 5 - i % 5, i % 2 == 0
+        tp = (500 + 10 * i + len(config)) * present
+        fp, fn = (100, 1000 - tp) if present else (300 * (i % 4 == 1), 0)
+        counts = {"tp": tp, "fp": fp, "fn": fn, "tn": 9000 - tp - fp - fn}
+        rows.append(Row(first + i, f"q{i}", "s", class_id, **counts, present=present))
+    parts = {"config": config, "fold": fold, "n_shot": 1, "n_points": None, "seed": 0}
+    return _finish(out, parts, rows, {"protocol": "clean-absent", "training": f"{config}-f{fold}-s0"})
+
+
+def fake_clicks(out: Path, config: str, fold: int, n_clicks: int = 6, n: int = 40, seed: int = 0, **extra) -> Path:
     """A run of the robot: every object is clicked, and each click halves what is wrong, or a little less."""
     random = np.random.RandomState(100 * fold + len(config) + seed)
     rows = []
@@ -171,7 +187,7 @@ def _finish(
     return run
 
 
-def add_pictures(run: Path, class_name: str = "class1") -> None:
+def add_pictures(run: Path, class_name: str = "class1", first: int = 0) -> None:
     folder = run / "pictures"
     folder.mkdir()
     entries = []
@@ -179,6 +195,6 @@ def add_pictures(run: Path, class_name: str = "class1") -> None:
         name = f"{kind}-{i}.png"
         (folder / name).write_bytes(png(40 * i))
         entries.append(
-            {"file": name, "kind": kind, "episode": i, "query": f"q{i}", "iou": iou, "class_name": class_name}
+            {"file": name, "kind": kind, "episode": first + i, "query": f"q{i}", "iou": iou, "class_name": class_name}
         )
     (folder / "index.json").write_text(json.dumps(entries))

@@ -13,7 +13,7 @@ from fewseg.results import content_id, finish_run, read_rows, write_rows
 
 NAMES = ShapesCoco.class_names
 QUALITY = {"siamese": 0.8, "siamese-5": 0.6, "random": 0.1}  # how often an object is found
-SEEN = 12  # images
+SEEN = 36  # images
 
 
 def novel(fold: int) -> list[int]:

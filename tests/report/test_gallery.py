@@ -5,13 +5,15 @@ import json
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
-from fake_benchmark import CLASSES, VIDEOS, add_films, add_pictures, fake_clicks, fake_run, fake_video
+from fake_benchmark import CLASSES, VIDEOS, add_films, add_pictures, fake_absent, fake_clicks, fake_run, fake_video
 from fake_instances import fake_search
 from test_report import page
 
+from fewseg.episode import Row
 from fewseg.report.album import Album, encoded
-from fewseg.report.gallery import episodes_of, gathered
+from fewseg.report.gallery import episodes_of, gallery_section, gathered
 from fewseg.results import collect, leaderboard, read_rows
 
 
@@ -27,10 +29,12 @@ def test_every_episode_of_every_run_is_there(tmp_path):
     assert [run["config"] for run in content["runs"]] == ["guided", "guided", "panet"]
     assert len(content["lists"]) == 2  # both methods of fold 1 share theirs
     assert content["runs"][1]["list"] == content["runs"][2]["list"] != content["runs"][0]["list"]
+    folders = [run["folder"] for run in content["runs"]]
+    assert folders[1:] == [runs["guided"].name, runs["panet"].name]
+    assert folders[0] not in folders[1:]
     for run in content["runs"]:
         asked = content["lists"][run["list"]]
         frame = read_rows(tmp_path / run["folder"] / "episodes.parquet")
-        assert run["folder"] in [path.name for path in (*runs.values(), *tmp_path.glob("*"))]
         for place, row in enumerate(frame.itertuples()):
             assert run["iou"][place] == round(1000 * row.tp / (row.tp + row.fp + row.fn))
             assert asked["truth"][place] == round(1000 * (row.tp + row.fn) / 9000)
@@ -49,7 +53,7 @@ def test_an_object_counts_after_its_last_click(tmp_path):
     last = frame[frame["click"] == 6]
     assert table["iou"].tolist() == pytest.approx((last.tp / (last.tp + last.fp + last.fn)).tolist())
     assert set(table["clicks"]) == {6}
-    assert read(tmp_path)[0]["runs"][0]["clicks"] == [6] * 20
+    assert read(tmp_path)[0]["runs"][0]["clicks"] == [6] * 40
 
 
 def test_a_video_is_one_episode(tmp_path):
@@ -61,6 +65,23 @@ def test_a_video_is_one_episode(tmp_path):
     own = frame[(frame["episode"] == 2) & (frame["frame"] > 0) & (frame["frame"] < 23)]  # the ends do not count
     assert table["iou"][2] == pytest.approx((own.tp / (own.tp + own.fp + own.fn)).mean())
     assert read(tmp_path)[0]["runs"][0]["measure"] == "J"
+
+
+def test_the_right_answer_to_nothing_is_no_wrong_one(tmp_path):
+    """Of an image it is told apart from 0; a frame counts 1, as it does in the figures of the run."""
+    run = fake_absent(tmp_path, "guided")
+    frame = read_rows(run / "episodes.parquet")
+    content, _ = read(tmp_path)
+    empty = (frame["tp"] + frame["fp"] + frame["fn"] == 0).tolist()
+    assert sum(empty) == 3
+    assert [value == -1 for value in content["runs"][0]["iou"]] == empty
+    wrong = (~frame["present"] & (frame["fp"] > 0)).tolist()
+    assert {value for value, is_wrong in zip(content["runs"][0]["iou"], wrong, strict=True) if is_wrong} == {0}
+    assert content["lists"][0]["episode"] == frame["episode"].tolist()
+    counts = [(9, 0, 9, 0), (5, 0, 5, 8), (0, 0, 0, 18), (0, 3, 0, 15), (9, 0, 9, 0)]  # of five frames
+    video = [Row(0, "bear", "s", 1, *one, object_id=1, frame=place) for place, one in enumerate(counts)]
+    made = episodes_of(pd.DataFrame(video).astype({"score": "float64", "frame": "Int64"}))
+    assert made["iou"].tolist() == [pytest.approx((0.5 + 1 + 0) / 3)]  # the ends do not count
 
 
 def test_detections_are_counted_and_not_scored(tmp_path):
@@ -126,6 +147,10 @@ def test_rows_that_do_not_fit_are_told(tmp_path):
     assert 2 <= sum(counts) < 6
     assert len(content["lists"]) == max(run["list"] for run in content["runs"]) + 1
     assert told.endswith(f"The rows of {6 - len(content['runs'])} runs do not fit here: they are in their folders.")
+    section = gallery_section(leaderboard(collect(tmp_path)), tmp_path, Album(0), 100)
+    assert "The rows of 6 runs do not fit here" in section.body
+    assert "<select" not in section.body
+    assert gallery_section([], tmp_path, Album(0), 100) is None
 
 
 def test_what_is_no_picture_is_left_out(tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import subprocess
@@ -7,8 +8,10 @@ from html.parser import HTMLParser
 import pytest
 from fake_benchmark import QUALITY, VIDEOS, add_films, add_pictures, fake_clicks, fake_run, fake_video
 
-from fewseg.report import build_report
+from fewseg.functional.ranking import Rank
+from fewseg.report import build_report, cells
 from fewseg.report.album import encoded
+from fewseg.report.boards import class_table
 from fewseg.report.figures import (
     accuracy_against_time,
     against_clicks,
@@ -17,11 +20,13 @@ from fewseg.report.figures import (
     annotation_surfaces,
     forest,
     guidance_spread,
+    leaders,
     per_class,
+    placed,
     positive_against_points,
     styles,
 )
-from fewseg.results import Comparison, collect, comparisons, leaderboard, read_board, ties, write_json, write_text
+from fewseg.results import Comparison, Line, collect, comparisons, leaderboard, read_board, ties, write_json, write_text
 
 
 class Page(HTMLParser):
@@ -120,18 +125,96 @@ def test_whole_report(benchmark):
         "How to regenerate",
     ):
         assert section in found.text
-    assert [row[0] for row in found.trivial] == ["all foreground", "all background"]
-    assert {row[found.rows[0].index("P")] for row in found.trivial} == {""}
+    board = read_board(benchmark)
+    first_table = [row for row in found.trivial if row in found.tables[0]]
+    told = sorted((row[0], tuple(row[1:3])) for row in first_table)
+    assert told == sorted((line.config, line.given) for line in board.trivial)
+    assert {"all foreground", "all background"} == {name for name, _ in told}
     first = next(line for line in read_board(benchmark).lines if (line.config, line.n_points) == ("panet", 1))
     at = next(row for row in found.rows if row[0].startswith("panet") and row[1:3] == ["1", "1"])
     told = dict(zip(found.rows[0], at, strict=True))
     assert (told["rank"], told["ties"]) == (f"{first.rank.low}", ties(first.rank.group)) == ("2", "B")
     assert "Best at K = 5, P = dense: guided, mIoU 0." in found.text
+    assert "Not told apart" not in found.text
+    assert "Bold: best of its setting and what cannot be told from it." in found.text
     assert "fewseg 0.1.0, torch 2.15.0" in found.text
     assert "benchmark.yaml --out" in found.text
     assert "Read with care" not in found.text
     assert sum(tag == "img" for tag, _ in found.tags) == 3 * 5
     assert (benchmark / "report.html").stat().st_size < 10e6
+
+
+def test_methods_that_cannot_be_told_apart_share_the_first_place(tmp_path):
+    """The same rows under three names, and one that is worse."""
+    for fold in (0, 1):
+        run = fake_run(tmp_path, "guided", fold)
+        for name in ("twin", "third"):
+            copied = fake_run(tmp_path, name, fold)
+            (copied / "episodes.parquet").write_bytes((run / "episodes.parquet").read_bytes())
+            figures = json.loads((run / "metrics.json").read_text())
+            write_json(copied / "metrics.json", {**figures, "config": name})
+        fake_run(tmp_path, "fgbg", fold)
+    found = page(tmp_path)
+    assert re.search(
+        r"Best at K = 1, P = dense: \w+, mIoU 0\.\d+ \([^)]*\)\. Not told apart from 2 others\.", found.text
+    )
+    text = (tmp_path / "report.html").read_text()
+    table = text[text.index('id="leaderboard"') :].split("</table>")[0]
+    bold = [row.split("</td>")[0] for row in table.split("<tr")[1:] if 'class="best"' in row]
+    assert [any(f">{name} " in row for row in bold) for name in ("guided", "twin", "third", "fgbg")] == [True] * 3 + [
+        False
+    ]
+
+
+def test_the_best_is_the_best_of_what_ranks_go_by():
+    """J&F is higher where J is lower; a line that was not ranked is none of the best; without ranks the highest is."""
+
+    def line(config, j, jf, rank=None):
+        return fake_line(config, task="video", figures={"j_mean": j, "jf_mean": jf}, rank=rank)
+
+    first, second = line("first", 0.6, 0.5, Rank(1, 2, 1)), line("second", 0.59, 0.7, Rank(1, 2, 1))
+    worse, partial = line("worse", 0.5, 0.9, Rank(3, 3, 2)), line("partial", 0.8, 0.8)
+    assert placed(first)[:2] == ("J", 0.6)
+    assert [one.config for one in leaders([worse, second, partial, first])] == ["first", "second"]
+    assert [one.config for one in leaders([line("a", 0.4, 0.9), line("b", 0.5, 0.1)])] == ["b"]
+
+
+def fake_line(config, **changed):
+    """A line of a leaderboard without runs."""
+    line = Line("d", "semantic", "clean", config, "M", 1, None, {}, None, None, {}, {}, 1, 1, "", ())
+    return dataclasses.replace(line, **changed)
+
+
+def test_trivial_answers_stand_among_folds_and_classes(tmp_path):
+    for config in ("guided", "panet"):
+        for fold in (0, 1):
+            fake_run(tmp_path, config, fold)
+    board, found = read_board(tmp_path), page(tmp_path)
+    heads, *body = found.table("std over folds")
+    told = {row[0]: dict(zip(heads, row, strict=True)) for row in body}
+    assert set(told) == {"guided", "panet", *(line.config for line in board.trivial)}
+    for line in board.trivial:
+        row = told[line.config]
+        assert [row[f"fold {fold}"] for fold in (0, 1)] == [f"{line.folds[fold]:.3f}" for fold in (0, 1)]
+        assert row["mean"] == f"{line.miou:.3f}"
+    heads, *body = found.table("class")
+    assert heads == ["class", "guided", "panet", *(line.config for line in board.trivial)]
+    for row in body:
+        for line in board.trivial:
+            assert row[heads.index(line.config)] == f"{line.per_class_iou[row[0]]:.3f}"
+
+
+def test_trivial_answers_of_some_settings_are_marked_so():
+    """One set holds for 1 and 5 shots, another one for 10: only the first stands beside classes at 5."""
+    classes = {"a": 0.5, "b": 0.25}
+    lines = [fake_line(config, n_shot=5, per_class_iou=classes) for config in ("guided", "panet")]
+    few = fake_line("all background", trivial=True, given=("1, 5", ""), per_class_iou={"a": 0.125, "b": 0.0})
+    many = fake_line("all foreground", trivial=True, given=("10", ""), per_class_iou=classes)
+    found = Page(class_table([*lines, few, many], styles(["guided", "panet"])))
+    assert found.tables[0][0] == ["class", "guided", "panet", "all background"]
+    assert found.tables[0][1] == ["a", "0.500", "0.500", "0.125"]
+    assert cells.place(few) == ' data-dataset="d" data-task="semantic" data-protocol="clean" data-k="1, 5"'
+    assert [cell.content for cell in cells.given(few)] == ["1, 5", ""]
 
 
 def test_nothing_is_fetched(benchmark):
@@ -378,18 +461,18 @@ def test_a_report_on_videos(videos):
     lines = leaderboard(collect(videos), videos)
     head = found.rows[0]
     assert not {"mIoU", "fold 0", "s/episode", "episodes"} & set(head)
-    assert head[:8] == ["method", "K", "P", "J&F", "95 % interval", "J", "F", "rank"]
-    assert head[8:11] == ["ties", "positive IU", "s/video"]
+    assert head[:9] == ["method", "K", "P", "J&F", "95 % interval", "J", "F", "positive IU", "s/video"]
     for name, key in (("J&F", "jf_mean"), ("J", "j_mean"), ("F", "f_mean"), ("positive IU", "positive_iou")):
         assert sorted(found.column(name)) == sorted(f"{line.figures[key]:.3f}" for line in lines)
-    assert found.column("J&F")[:4] == sorted(found.column("J&F")[:4], reverse=True)
+    assert found.column("J")[:4] == sorted(found.column("J")[:4], reverse=True)
     assert "The first and the last frame of a video count" in found.text
     assert "Videos of a run: 5." in found.text
     assert "annotated images" not in found.text
     dense = [line for line in lines if line.n_points is None]
-    best = max(dense, key=lambda line: line.figures["jf_mean"])
+    best = max(dense, key=lambda line: line.figures["j_mean"])
     costs = f"It takes {best.figures['seconds_per_video']:.3g} s per video"
-    assert f"Best at K = 1, P = dense: {best.config}, J&F {best.figures['jf_mean']:.3f} (J " in found.text
+    assert f"Best by J at K = 1, P = dense: {best.config}, J&F {best.figures['jf_mean']:.3f} (J " in found.text
+    assert "Methods are not ranked: 5 videos are too few." in found.text
     assert costs in found.text
     assert "Accuracy per class" not in found.text
     assert "Accuracy against time" in found.text

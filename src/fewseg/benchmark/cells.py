@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fewseg.benchmark.reading import Config, check_keys, check_shots, check_steps, points_of
+from fewseg.benchmark.reading import Config, check_budget, check_keys, check_once, check_owned, check_whole, points_of
 from fewseg.errors import FewsegError
 
-TRAINING_KEYS = {"max_steps", "batch_size", "precision", "validations", "n_val_episodes"}
 # data options of robots, videos and random boxes, which no training reads
 TEST_DATA = {"n_clicks", "refine", "refine_from", "zoom_in", "flip", "frame_size", "random_boxes"}
 SECTIONS = ("model", "data", "training", "trainer")  # of options that may vary
@@ -22,13 +21,12 @@ AXES = {"methods": "method", "data": "data", "folds": "fold", "seeds": "seed"}
 AXES |= {"protocol": "protocol", "shots": "n_shot", "points": "n_points"}
 
 # what stands elsewhere in a benchmark file, and what changes speed only
-_ELSEWHERE = {"data.fold": "folds", "data.seed": "seeds", "data.n_shot": "shots", "data.n_points": "points"}
-_ELSEWHERE |= {"data.protocol": "tests", "data.n_episodes": "n_episodes", "trainer.max_steps": "training.max_steps"}
-_ELSEWHERE |= {f"data.{name}": f"training.{name}" for name in ("batch_size", "n_val_episodes")}
-_ELSEWHERE |= {"trainer.precision": "training.precision"}
+ELSEWHERE = {"data.fold": "folds", "data.seed": "seeds", "data.n_shot": "shots", "data.n_points": "points"}
+ELSEWHERE |= {"data.protocol": "tests", "data.n_episodes": "n_episodes", "trainer.max_steps": "training.max_steps"}
+ELSEWHERE |= {f"data.{name}": f"training.{name}" for name in ("batch_size", "n_val_episodes")}
+ELSEWHERE |= {"trainer.precision": "training.precision"}
 _NO_NUMBERS = {f"data.{name}" for name in ("num_workers", "pin_memory", "eval_batch_size", "budget_mb")}
-_NO_NUMBERS |= {f"trainer.{name}" for name in ("accelerator", "devices", "callbacks", "logger", "default_root_dir")}
-_NO_NUMBERS |= {"trainer.enable_progress_bar"}
+_NO_NUMBERS |= {f"trainer.{name}" for name in ("accelerator", "devices")}
 
 
 class Cell(NamedTuple):
@@ -100,18 +98,17 @@ def read_options(path: Path, config: Config) -> dict[str, list[Any]]:
         if section not in SECTIONS or not name:
             wanted = f"an option that begins with {', '.join(f'{s}.' for s in SECTIONS[:-1])} or {SECTIONS[-1]}."
             raise FewsegError(where, "an option of no section", wanted, "write it as model.lr")
-        if option in _ELSEWHERE:
-            raise FewsegError(where, "an option with a key of its own", _ELSEWHERE[option], "write it there")
+        if option in ELSEWHERE:
+            raise FewsegError(where, "an option with a key of its own", ELSEWHERE[option], "write it there")
+        if section == "trainer":
+            check_owned(f"{path}: grid.trainer", [name.partition(".")[0]])
         if option in _NO_NUMBERS:
             raise FewsegError(where, "an option that changes no number", "one that does", "remove it")
         if not isinstance(values, list) or not values:
             raise FewsegError(where, values, "a list with at least one entry", "write it as [a, b]")
-        if any(value in values[:i] for i, value in enumerate(values)):
-            raise FewsegError(where, values, "every value once", "remove the other")
-        if section == "training":
-            check_keys(path, "grid.training.", {name: values}, TRAINING_KEYS)
-        for value in values if option == "training.max_steps" else ():
-            check_steps(where, value)
+        check_once(where, values)
+        for value in values if section == "training" else ():
+            check_budget(path, "grid.training.", {name: value})
     return dict(written)
 
 
@@ -165,10 +162,9 @@ def additions(path: Path, config: Config, whole: Axes) -> list[tuple[str, Axes]]
             for name in entry.get(key, ()):
                 if name not in known:
                     raise FewsegError(f"{where}.{key}", name, _one_of(key, known), "correct the spelling")
-        for key in ("folds", "seeds"):
-            if not all(type(value) is int for value in entry.get(key, ())):
-                raise FewsegError(f"{where}.{key}", entry[key], "whole numbers", "correct the list")
-        check_shots(path, entry.get("shots", []))
+        for key in ("folds", "seeds", "shots"):
+            for value in entry.get(key, ()):
+                check_whole(f"{where}.{key}", value)
         named = {key: values for key, values in entry.items() if key in AXES}
         found.append((where, whole._replace(**named, options={**whole.options, **_options(entry)})))
     return found
@@ -276,12 +272,14 @@ def with_options(config: Config, section: str, options: Mapping[str, Any]) -> Co
     for option, value in options.items():
         place, _, name = option.partition(".")
         if place == section:
-            config = _placed(config, name.split("."), value)
+            config = _placed(option, config, name.split("."), value)
     return config
 
 
-def _placed(config: Any, path: list[str], value: Any) -> Any:
+def _placed(option: str, config: Any, path: list[str], value: Any) -> Any:
     if not path:
         return value
-    inside = {"class_path": config} if isinstance(config, str) else config or {}
-    return {**inside, path[0]: _placed(inside.get(path[0]), path[1:], value)}
+    inside = {"class_path": config} if isinstance(config, str) else {} if config is None else config
+    if not isinstance(inside, dict):
+        raise FewsegError(f"grid.{option}", f"an option inside of {config}", "one inside of a mapping", "correct it")
+    return {**inside, path[0]: _placed(option, inside.get(path[0]), path[1:], value)}

@@ -8,9 +8,9 @@ import fcntl
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from tqdm import tqdm
@@ -18,13 +18,14 @@ from tqdm import tqdm
 from fewseg import results
 from fewseg.benchmark import timings
 from fewseg.benchmark.grid import Plan, Run, Training, plan, self_contained
-from fewseg.benchmark.jobs import Event, Executor, Failure, Job, Runner
+from fewseg.benchmark.jobs import WORKERS, Event, Executor, Failure, Job, Runner
 from fewseg.benchmark.local import LocalExecutor
 from fewseg.benchmark.runner import LightningRunner
 from fewseg.errors import FewsegError
 
-_ATTEMPTS = 3  # of a job whose worker is lost
-_PATIENCE = 1.0  # seconds that the workers of a killed benchmark may take to end
+_ATTEMPTS = 3  # of a training or a run that its worker is lost with
+_PATIENCE = 1.0  # seconds that a benchmark that was killed may take to end
+_WORKERS_PATIENCE = 10.0  # and its workers
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -75,7 +76,6 @@ def _run(
     grid: Plan, path: Path, out: Path, runner: Runner, start: Callable[[], Executor]
 ) -> tuple[dict[str, str], list[dict[str, Any]]]:
     """What failed and why, and the rows of the summary, which is printed; the folder is locked."""
-    results.remove_leftovers(out)
     results.write_text(out / "benchmark.yaml", yaml.safe_dump(self_contained(path), sort_keys=False))
     reference = grid.config.get("compare")
     about = {"n_folds": grid.n_folds, "runs": [run.id for run in grid.runs]}
@@ -103,47 +103,50 @@ def _executor(name: str, out: Path, runner: Runner, workers: int | None, ray_add
     return LocalExecutor(out, runner, workers)
 
 
-class locked:
-    """Holds a benchmark folder for one process and its workers; the lock goes with them.
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Holds a benchmark folder for one process, without the temporary files that a killed one left.
 
-    Who starts must be the only one for a moment, then shares with workers (``jobs.at_work``). So the workers that a
-    killed benchmark leaves behind, which end within a moment, never write beside those of the next one.
+    The lock goes with the process. Workers share one of their own (``jobs.at_work``), whose end this waits for. So
+    those that a killed benchmark leaves behind, which end within seconds, never write beside those of the next one.
     """
+    with _alone(out, ".lock", _PATIENCE):
+        with _alone(out, WORKERS, _WORKERS_PATIENCE, f"waiting for workers of a killed benchmark that still use {out}"):
+            results.remove_leftovers(out)
+        yield
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self.file: IO[str] | None = None
 
-    def __enter__(self) -> None:
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            self.file = (self.out / ".lock").open("a")
-        except OSError as error:
-            remedy = f"choose another ({error.strerror})"
-            raise FewsegError("--out", self.out, "a folder that can be written", remedy) from None
-        deadline = time.monotonic() + _PATIENCE
-        while not self._taken():
+@contextlib.contextmanager
+def _alone(out: Path, name: str, patience: float, says: str | None = None) -> Iterator[None]:
+    """Holds a file that nobody else holds, after some seconds where it must be; says what it waits for."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / name).open("a")
+    except OSError as error:
+        remedy = f"choose another ({error.strerror})"
+        raise FewsegError("--out", out, "a folder that can be written", remedy) from None
+    with file:
+        deadline = time.monotonic() + patience
+        while not _taken(file.fileno(), out):
+            if says:
+                print(says, flush=True)
+                says = None
             if time.monotonic() > deadline:
-                self.file.close()
                 wanted = "a folder that no other benchmark is using"
-                raise FewsegError("--out", self.out, wanted, "wait for it or choose another")
+                raise FewsegError("--out", out, wanted, "wait for it or choose another")
             time.sleep(0.05)
+        yield
 
-    def _taken(self) -> bool:
-        assert self.file
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            fcntl.flock(self.file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            remedy = f"choose another ({error.strerror})"
-            raise FewsegError("--out", self.out, "a folder of a file system with locks", remedy) from None
-        return True
 
-    def __exit__(self, *error: object) -> None:
-        if self.file:
-            self.file.close()
+def _taken(file: int, out: Path) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        remedy = f"choose another ({error.strerror})"
+        raise FewsegError("--out", out, "a folder of a file system with locks", remedy) from None
+    return True
 
 
 def jobs_of(grid: Plan, out: Path) -> list[Job]:
@@ -205,9 +208,39 @@ def run_jobs(jobs: list[Job], out: Path, executor: Executor, grid: Plan) -> dict
                 elif needs in waiting or needs in running:
                     continue
                 else:
-                    running[job.training.id] = job
-                    executor.submit(job)
+                    submit(job, alone=False)
                 del waiting[job.training.id]
+
+        def submit(job: Job, alone: bool) -> None:
+            running[job.training.id] = job
+            executor.submit(job, alone)
+
+        def rest_of(job: Job) -> Job | None:
+            """What of a job is neither done nor failed."""
+            if job.training.id in failures:
+                return None
+            runs = tuple(run for run in _pending(job.runs, out) if run.id not in failures)
+            return Job(job.training, runs) if runs or not _trained(job.training, out) else None
+
+        def lose(job: Job, how: str) -> None:
+            """A worker does the training, then one run after the other: what comes next is what it was lost with."""
+            rest = rest_of(job)
+            if rest is None:
+                return
+            trained = _trained(job.training, out)
+            if not trained:  # what is told again
+                bar.update(-told.pop(job.training.id, 0))
+            name, folder = (rest.runs[0].id,) * 2 if trained else (job.training.id, f"trainings/{job.training.id}")
+            attempts[name] += 1
+            if attempts[name] < _ATTEMPTS:
+                say(f"again: {name}: {how}")
+                submit(rest, alone=True)
+                return
+            reason = f"{how}, {_ATTEMPTS} times"
+            fail(Failure(name, folder, reason, reason))
+            others = rest_of(rest)
+            if others:
+                submit(others, alone=False)
 
         def take(event: Event) -> None:
             if event.kind == "steps":
@@ -220,22 +253,16 @@ def run_jobs(jobs: list[Job], out: Path, executor: Executor, grid: Plan) -> dict
             else:
                 job = running.pop(event.job)
                 if event.kind == "lost":
-                    if not _trained(job.training, out):  # what is told again
-                        bar.update(-told.pop(event.job, 0))
-                    attempts[event.job] += 1
-                    if attempts[event.job] == _ATTEMPTS:
-                        folder, reason = f"trainings/{event.job}", f"{event.value}, {_ATTEMPTS} times"
-                        fail(Failure(event.job, folder, reason, reason))
-                        return
-                    say(f"again: {event.job}: {event.value}")
-                    again = Job(job.training, tuple(r for r in _pending(job.runs, out) if r.id not in failures))
-                    running[event.job] = again
-                    executor.submit(again, alone=True)
+                    lose(job, event.value)
+                elif event.kind == "left":
+                    rest = rest_of(job)
+                    if rest:
+                        submit(rest, alone=False)
 
         start()
         while running:
             for event in executor.wait():
                 take(event)
-                if event.kind in ("done", "lost"):
+                if event.kind in ("done", "left", "lost"):
                     start()
     return failures

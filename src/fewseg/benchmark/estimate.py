@@ -13,7 +13,7 @@ from fewseg.benchmark.engine import jobs_of
 from fewseg.benchmark.grid import Plan, Run
 from fewseg.benchmark.jobs import Job
 from fewseg.benchmark.local import gpus, workers_for
-from fewseg.errors import FewsegError
+from fewseg.benchmark.reading import check_executor
 
 _LISTED = 4  # runs of a training that are listed one by one
 
@@ -25,7 +25,8 @@ class Estimate(NamedTuple):
         seconds: until the last run ends; None where nothing like it was ever measured.
         workers: how many jobs go on at once.
         trainings: to do, pre-trainings too.
-        trainings_measured: those of them whose time per step was measured, here or in the benchmark's folder.
+        trainings_measured: those of them whose time per step was measured, here or in the benchmark's folder, or that
+            have no step.
         runs: to do.
         runs_measured: those of them whose time per episode was measured.
         whole: whether all that is left is in ``seconds``: not where evaluations, or trainings, were never measured.
@@ -68,13 +69,14 @@ def estimate(grid: Plan, out: Path, workers: int | None = None) -> Estimate:
     Raises:
         FewsegError: workers below 1.
     """
-    if workers is not None and workers < 1:
-        raise FewsegError("--workers", workers, "at least 1", "raise it")
+    check_executor(workers, "local", None)
     known = timings.Timings({**timings.read().known, **dict(timings.measured(grid, out))})
     jobs = jobs_of(grid, out)
     to_train = {job.training.id for job in jobs if not results.is_done(out / "trainings" / job.training.id)}
     training = {
         job.training.id: known.guess(timings.of_training(job.training, timings.device_of(job.training)))
+        if job.training.max_steps
+        else timings.Guess(0.0, True)
         for job in jobs
         if job.training.id in to_train
     }
@@ -91,7 +93,7 @@ def estimate(grid: Plan, out: Path, workers: int | None = None) -> Estimate:
     guesses = [*training.values(), *testing.values()]
     return Estimate(
         _span([(job.training.id, job.training.pretraining, lasts(job)) for job in jobs], n_workers)
-        if any(guesses)
+        if all(guesses) or any(guess.seconds for guess in guesses if guess)
         else None,
         n_workers,
         len(training),
@@ -133,13 +135,15 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
-def describe(grid: Plan, out: Path, workers: int | None = None) -> str:
+def describe(grid: Plan, out: Path, workers: int | None = None, cluster: bool = False) -> str:
     """What a benchmark would do, how long that may take, and every training with its runs.
 
     Args:
         grid: the benchmark.
         out: its folder.
         workers: as in ``estimate``.
+        cluster: whether it would join a Ray cluster, which alone knows how many workers it has room for; where
+            ``workers`` do not say it either, the time is that of one.
     """
     every = (*grid.pretrainings, *grid.trainings)
     trained = {one.id for one in every if results.is_done(out / "trainings" / one.id)}
@@ -149,7 +153,10 @@ def describe(grid: Plan, out: Path, workers: int | None = None) -> str:
         runs.setdefault(run.training.id, []).append(run)
     lines = [f"{len(every)} trainings, {len(grid.runs)} runs in {out}"]
     lines[0] += f"; done: {len(trained)} trainings, {len(tested)} runs" if trained or tested else ""
-    lines.append(f"time: {estimate(grid, out, workers).in_words()}")
+    unknown = cluster and workers is None
+    left = estimate(grid, out, 1 if unknown else workers)
+    told = "; how many workers the cluster has is not known here" if unknown and left.seconds else ""
+    lines.append(f"time: {left.in_words()}{told}")
     for one in every:
         state = "done" if one.id in trained else "to do"
         varies = f" ({one.name})" if not one.id.startswith(f"{one.name}-f") else ""

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 from fewseg import datasets, results
 from fewseg.benchmark.cells import (
+    ELSEWHERE,
     TEST_DATA,
-    TRAINING_KEYS,
     Axes,
     Cell,
     additions,
@@ -31,7 +31,17 @@ from fewseg.benchmark.cells import (
     without,
 )
 from fewseg.benchmark.reading import Config as Config
-from fewseg.benchmark.reading import check_keys, check_shots, check_steps, list_of, points_of, read_yaml
+from fewseg.benchmark.reading import (
+    check_budget,
+    check_keys,
+    check_names,
+    check_owned,
+    check_whole,
+    list_of,
+    mapping_of,
+    points_of,
+    read_yaml,
+)
 from fewseg.errors import FewsegError
 from fewseg.functional.files import find_weights
 from fewseg.protocols import PROTOCOLS, Protocol
@@ -44,12 +54,14 @@ METHOD_KEYS = {"config", "model", "data", "training", "variants"}
 VARIANT_KEYS = {"data", "model", "repeat"}
 TEST_KEYS = {"data", "protocol", "folds", "shots", "points", "n_episodes"}
 PRETRAINING_KEYS = {"config", "max_steps", "batch_size", "data"}
+DATA_FILE_KEYS = {"data", "trainer"}
+MODEL_FILE_KEYS = {"model", "data", "trainer"}
 # these change speed, or belong to a run, or stand elsewhere in the identity
 UNHASHED_DATA = {"num_workers", "pin_memory", "eval_batch_size", "budget_mb", "n_shot", "n_points", "n_episodes"}
 UNHASHED_DATA |= {"dataset", "protocol"} | TEST_DATA
 _NAMES = 20  # that an error lists
 _LABEL = 120  # letters of a configuration's name in the name of a folder
-UNHASHED_TRAINER = {"accelerator", "devices", "callbacks", "logger", "default_root_dir", "enable_progress_bar"}
+UNHASHED_TRAINER = {"accelerator", "devices"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +139,7 @@ class Plan:
 
 
 class _Method(NamedTuple):
-    """What trains: the content of a model file and what an entry of ``methods`` says in its place."""
+    """What trains: a model file, its parts all there, and what an entry of ``methods`` says in its place."""
 
     own: Config
     model: Config
@@ -221,9 +233,10 @@ def _test_options(path: Path, number: int, test: Config, named: Mapping[str, Con
     written = test.get("data", {})
     if isinstance(written, str):
         found = named[written] if written in named else read_yaml(path.parent / written)
+        check_keys(path.parent / written, "", found, DATA_FILE_KEYS)
         options = found.get("data")
     else:
-        options = written
+        options = {} if written is None else written
     if not isinstance(options, dict):
         where = f"{path}: tests[{number}].data"
         raise FewsegError(where, written, "a data config, or a mapping of its options", "see experiments/data")
@@ -233,13 +246,13 @@ def _test_options(path: Path, number: int, test: Config, named: Mapping[str, Con
 def dataset_of(path: Path, data: Config) -> datasets.FewShotDataset:
     """The data set of a data config, by class name; errors name the file at ``path``."""
     entry = data.get("dataset")
-    entry = {"class_path": entry} if isinstance(entry, str) else entry or {}
+    entry = entry if isinstance(entry, dict) else {"class_path": entry or ""}
     name = str(entry.get("class_path", "")).rpartition(".")[2]
     if name not in datasets.__all__:
         wanted = f"one of {', '.join(sorted(datasets.__all__))}"
         raise FewsegError(f"{path}: data.dataset", name or "nothing", wanted, "name a data set")
     try:
-        dataset: datasets.FewShotDataset = getattr(datasets, name)(**entry.get("init_args", {}))
+        dataset: datasets.FewShotDataset = getattr(datasets, name)(**(entry.get("init_args") or {}))
     except TypeError as error:
         raise FewsegError(f"{path}: data.dataset", error, f"arguments of {name}", "correct the spelling") from None
     return dataset
@@ -268,7 +281,7 @@ def plan(path: Path) -> Plan:
     _check_variants(path, variants, options)
     tests = {name: _tests(path, config, source, sources, once) for name, source in sources.items()}
 
-    seeds = list_of(path, config, "seeds", [0])
+    seeds = [check_whole(f"{path}: seeds", seed) for seed in list_of(path, config, "seeds", [0])]
     whole = Axes(list(methods), list(sources), None, seeds, None, None, None, options)
     cells = list(_cells(path, whole, sources, tests, variants))
     _check_tested(path, variants, cells)
@@ -302,31 +315,71 @@ def _checked(path: Path) -> Config:
     for key in ("data", "methods", "training"):
         if not config.get(key):
             raise FewsegError(f"{path}: {key}", "nothing", "an entry", f"add {key} (see experiments/benchmarks)")
-    check_keys(path, "training.", config["training"], TRAINING_KEYS)
-    check_steps(f"{path}: training.max_steps", config["training"].get("max_steps"))
+    budget = mapping_of(path, "", config, "training")
+    check_budget(path, "training.", {"max_steps": None, **budget})
     if not isinstance(config["methods"], dict):
         got = type(config["methods"]).__name__
         raise FewsegError(f"{path}: methods", got, "a mapping from names to model configs", "write name: file.yaml")
-    if config.get("pretraining"):
-        check_keys(path, "pretraining.", config["pretraining"], PRETRAINING_KEYS)
+    check_names(path, "methods.", config["methods"])
+    pretraining = mapping_of(path, "", config, "pretraining")
+    if pretraining:
+        check_keys(path, "pretraining.", pretraining, PRETRAINING_KEYS)
         for key in ("config", "max_steps"):
-            if key not in config["pretraining"]:
+            if key not in pretraining:
                 raise FewsegError(f"{path}: pretraining.{key}", "nothing", "an entry", f"add {key}")
+        check_budget(path, "pretraining.", {k: v for k, v in pretraining.items() if k not in ("config", "data")})
+        _check_own_keys(path, "pretraining.", mapping_of(path, "pretraining.", pretraining, "data"))
     return config
+
+
+def _check_own_keys(path: Path, where: str, data: Config) -> None:
+    """Refuses options of the data module that have keys of their own in a benchmark file, which would win."""
+    for name in data:
+        if (key := ELSEWHERE.get(f"data.{name}")) is not None:
+            key = "pretraining.batch_size" if (where, name) == ("pretraining.", "batch_size") else key
+            raise FewsegError(f"{path}: {where}data.{name}", "an option with a key of its own", key, "write it there")
 
 
 def _data_configs(path: Path, written: Any) -> dict[str, Config]:
     """The data configs of a benchmark by name; one that stands alone has the empty name."""
-    named = written if isinstance(written, dict) and "data" not in written else {"": written}
+    alone = not isinstance(written, dict) or "data" in written
+    named = {"": written} if alone else written
+    if not alone:
+        check_names(path, "data.", named)
     found = {}
     for name, entry in named.items():
         where = f"{path}: data" + (f".{name}" if name else "")
         if not isinstance(entry, str | dict):
             raise FewsegError(where, entry, "a data config", "name a file, or write its content; see experiments/data")
-        found[str(name)] = _inline(path, entry)
-        if not isinstance(found[str(name)].get("data"), dict):
+        found[name] = _inline(path, entry)
+        if not isinstance(found[name].get("data"), dict):
             raise FewsegError(where, "a config without the key data", "a data config", "see experiments/data")
+        _check_file(path, entry, where, found[name], DATA_FILE_KEYS)
     return found
+
+
+def _check_file(path: Path, entry: Any, where: str, content: Config, allowed: set[str]) -> None:
+    """Refuses unknown keys of a data or model file, and what it says in vain of the trainer.
+
+    Args:
+        path: of the benchmark file.
+        entry: what names the file there, or holds its content.
+        where: of the entry.
+        content: of the file.
+        allowed: its keys.
+    """
+    place, dot = (where, ".") if isinstance(entry, dict) else (str(path.parent / str(entry)), ": ")
+    for key in content:
+        if key not in allowed:
+            remedy = (
+                "write seeds into the benchmark" if key == "seed_everything" else "remove it: no benchmark reads it"
+            )
+            wanted = f"one of {', '.join(sorted(allowed))}"
+            raise FewsegError(f"{place}{dot}{key}", "an unknown key", wanted, remedy)
+    trainer = content.get("trainer")
+    if not isinstance(trainer, dict | None):
+        raise FewsegError(f"{place}{dot}trainer", trainer, "a mapping of options", "write it as {option: value}")
+    check_owned(f"{place}{dot}trainer", trainer or {})
 
 
 def _sources(path: Path, config: Config, once: _Once) -> dict[str, _Source]:
@@ -340,16 +393,28 @@ def _sources(path: Path, config: Config, once: _Once) -> dict[str, _Source]:
 def _method(path: Path, name: str, entry: Any) -> _Method:
     """An entry of ``methods``, checked."""
     entry = entry if isinstance(entry, dict) else {"config": entry}
-    check_keys(path, f"methods.{name}.", entry, METHOD_KEYS)
-    check_keys(path, f"methods.{name}.training.", entry.get("training", {}), TRAINING_KEYS)
-    own = _inline(path, entry.get("config"))
+    where = f"methods.{name}."
+    check_keys(path, where, entry, METHOD_KEYS)
+    own = _model_file(path, entry.get("config"), f"{where}config")
+    model, data, training = (mapping_of(path, where, entry, key) for key in ("model", "data", "training"))
+    _check_own_keys(path, where, data)
+    check_budget(path, f"{where}training.", training)
+    return _Method(own, model, data, training)
+
+
+def _model_file(path: Path, entry: Any, where: str) -> Config:
+    """The content of a model file, checked: ``model``, ``data`` and ``trainer``, all there."""
+    if not isinstance(entry, str | dict):
+        raise FewsegError(f"{path}: {where}", entry, "a model config", "name a file of experiments/models")
+    own = _inline(path, entry)
     if not isinstance(own.get("model"), dict) or "class_path" not in own["model"]:
-        where = f"{path}: methods.{name}"
-        raise FewsegError(where, "a config without model.class_path", "a model config", "see experiments/models")
-    found = _Method(own, entry.get("model", {}), entry.get("data", {}), entry.get("training", {}))
-    if "max_steps" in found.training:
-        check_steps(f"{path}: methods.{name}.training.max_steps", found.training["max_steps"])
-    return found
+        got = "a config without model.class_path"
+        raise FewsegError(f"{path}: {where}", got, "a model config", "see experiments/models")
+    _check_file(path, entry, f"{path}: {where}", own, MODEL_FILE_KEYS)
+    read = f"{where}: " if isinstance(entry, dict) else f"{entry}: "
+    init = mapping_of(path, f"{read}model.", own["model"], "init_args")
+    model = {**own["model"], "init_args": init}
+    return {"model": model, "data": mapping_of(path, read, own, "data"), "trainer": own.get("trainer") or {}}
 
 
 def _cells(
@@ -364,7 +429,7 @@ def _cells(
     for data in axes.data:
         source = sources[data]
         for fold, seed in itertools.product(source.folds if axes.folds is None else axes.folds, axes.seeds):
-            if not isinstance(fold, int) or not 0 <= fold < source.dataset.n_folds:
+            if type(fold) is not int or not 0 <= fold < source.dataset.n_folds:
                 wanted = f"folds from 0 to {source.dataset.n_folds - 1}"
                 remedy = f"{source.dataset.name} has {source.dataset.n_folds} folds"
                 raise FewsegError(f"{path}: folds", fold, wanted, remedy)
@@ -442,11 +507,13 @@ class _Trainer:
     def _pretraining(self, source: _Source, fold: int, seed: int) -> Training:
         """The encoder that all methods of a fold and seed start from."""
         written = self.config["pretraining"]
-        data = written.get("data", {})
+        data = written.get("data") or {}
         taught = self.once.dataset(data) if "dataset" in data else source.dataset
         base = self.protocol.training.classes == "base"
         n_classes = len(taught.base_classes(fold) if base else taught.class_names)
-        method = _Method(_inline(self.once.path, written["config"]), {"n_classes": n_classes}, data, {})
+        method = _Method(
+            _model_file(self.once.path, written["config"], "pretraining.config"), {"n_classes": n_classes}, data, {}
+        )
         budget = {"max_steps": written["max_steps"], "batch_size": self._images_per_step()}
         made = self._make(("pretraining", "pretraining"), method, source, fold, seed, {}, budget, None)
         self.pretrainings[made.id] = made
@@ -468,13 +535,13 @@ class _Trainer:
         pretraining: Training | None,
     ) -> Training:
         """Puts a training's config together: later files and entries win, and what varies wins over all."""
-        init = method.own["model"].get("init_args", {})
-        model = {**method.own["model"], "init_args": with_options({**init, **method.model}, "model", options)}
-        data = {**source.config["data"], **method.own.get("data", {}), **method.data}
+        init = {**method.own["model"]["init_args"], **method.model}
+        model = {**method.own["model"], "init_args": with_options(init, "model", options)}
+        data = {**source.config["data"], **method.own["data"], **method.data}
         data = with_options(data, "data", options)
         data |= {"protocol": self.protocol.name, "fold": fold, "seed": seed}
         data |= {k: budget[k] for k in ("batch_size", "n_val_episodes") if k in budget}
-        trainer = {**source.config.get("trainer", {}), **method.own.get("trainer", {})}
+        trainer = {**(source.config.get("trainer") or {}), **method.own["trainer"]}
         trainer = with_options(trainer, "trainer", options) | {"max_steps": budget["max_steps"]}
         _check_devices(f"{self.once.path}: methods.{label[0]}: trainer", trainer)
         if "precision" in budget:
@@ -505,7 +572,7 @@ class _Trainer:
             drawn = data.get("train_episodes") or self.protocol.evaluation.task
             note += f" of {self.once.dataset(data).name} ({drawn}, augmentation {data.get('augmentation', 'flip')})"
         if pretraining:
-            taught = self.config["pretraining"].get("data", {})
+            taught = self.config["pretraining"].get("data") or {}
             classes = "the base classes of the fold" if self.protocol.training.classes == "base" else "all classes"
             note += f" after {pretraining.max_steps} steps of {self._images_per_step()} images that pre-train the "
             note += f"encoder on {classes}" + (f" of {self.once.dataset(taught).name}" if "dataset" in taught else "")
@@ -611,13 +678,14 @@ class _Variant(NamedTuple):
 
 def variants_of(path: Path, name: str, entry: Any) -> list[_Variant]:
     """The plain evaluation of a method, and what its ``variants`` add or say about it under the empty suffix."""
-    written = entry.get("variants", {}) if isinstance(entry, dict) else {}
+    written = (entry.get("variants") if isinstance(entry, dict) else None) or {}
     if not isinstance(written, dict):
         where = f"{path}: methods.{name}.variants"
         raise FewsegError(where, written, "a mapping from suffixes to options", 'write {"+AJ": {data: {refine: AJ}}}')
     found = []
-    for suffix, changes in {"": {}, **written}.items():
+    for suffix, given in {"": {}, **written}.items():
         where = f"methods.{name}.variants.{suffix}"
+        changes = {} if given is None else given
         if not isinstance(changes, dict):
             raise FewsegError(f"{path}: {where}", changes, "a mapping of data, model and repeat", "mend the entry")
         check_keys(path, f"{where}.", changes, VARIANT_KEYS)
@@ -667,8 +735,10 @@ def _tests(path: Path, config: Config, source: _Source, sources: Mapping[str, _S
                 wanted = f"folds of {source.folds}, of a data set with 1 or {source.dataset.n_folds} folds"
                 got = f"{fold} of {dataset.name} with {dataset.n_folds}"
                 raise FewsegError(f"{where}.folds", got, wanted, "test what the benchmark trains")
-        shots = list_of(path, settings, "shots", [1])
-        check_shots(path, shots)
+        shots = [check_whole(f"{path}: shots", n_shot) for n_shot in list_of(path, settings, "shots", [1])]
+        n_episodes = settings.get("n_episodes", {**source.config["data"], **options}.get("n_episodes"))
+        if n_episodes is not None:
+            check_whole(f"{where if 'n_episodes' in entry else path}: n_episodes", n_episodes, 1)
         found.append(
             _Test(
                 dataset,
@@ -676,7 +746,7 @@ def _tests(path: Path, config: Config, source: _Source, sources: Mapping[str, _S
                 tested,
                 shots,
                 [points_of(path, p) for p in list_of(path, settings, "points", ["dense"])],
-                settings.get("n_episodes", {**source.config["data"], **options}.get("n_episodes")),
+                n_episodes,
                 options.get("dataset", source.config["data"]["dataset"]),
                 options,
                 f"{dataset.name}-{protocol.name}-" if "tests" in config or not listed else "",

@@ -6,16 +6,21 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import os
 import pickle
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import IO, Any, Literal, NamedTuple, Protocol
 
 from fewseg import results
 from fewseg.benchmark.grid import Run, Training
 from fewseg.benchmark.reading import Config
 from fewseg.errors import FewsegError
+
+WORKERS = ".workers"  # the file in a benchmark's folder on which those lock that work in it
+# what a GPU's errors say that leave a process without it; nothing of the kind is said where its memory is full
+_SPOILING = ("CUDA error", "cuDNN error", "CUDA driver error")
 
 
 class Runner(Protocol):
@@ -65,12 +70,12 @@ class Event(NamedTuple):
     Args:
         job: id of its training.
         kind: ``steps`` were done (int), a run ended with a ``line`` (str), something ``failed`` (Failure), the job is
-            ``done`` (None), or its worker is ``lost`` (str, how).
+            ``done`` (None), its worker has ``left`` after a failure that spoilt it (None), or is ``lost`` (str, how).
         value: as above.
     """
 
     job: str
-    kind: Literal["steps", "line", "failed", "done", "lost"]
+    kind: Literal["steps", "line", "failed", "done", "left", "lost"]
     value: Any
 
 
@@ -115,17 +120,33 @@ def packed(runner: Runner, dumps: Callable[[Runner], bytes] = pickle.dumps) -> b
 _unpacked = functools.lru_cache(maxsize=1)(pickle.loads)
 
 
+_held: set[IO[str]] = set()
+
+
+def _let_go() -> None:
+    for file in _held:
+        file.close()
+
+
+# children that load data live a few seconds longer than a worker that is killed, and must not hold the folder
+os.register_at_fork(after_in_child=_let_go)
+
+
 @contextlib.contextmanager
 def at_work(out: Path) -> Iterator[None]:
-    """Holds a benchmark's folder together with its benchmark, so that no next one starts while this worker writes."""
-    with (out / ".lock").open() as file:
+    """Holds a benchmark's folder together with other workers, so that no next one starts while this one writes."""
+    with (out / WORKERS).open() as file:
         fcntl.flock(file, fcntl.LOCK_SH)
-        yield
+        _held.add(file)
+        try:
+            yield
+        finally:
+            _held.discard(file)
 
 
 def perform(
     job: Job, out: Path, runner: bytes, tell: Tell, finished: Callable[[str], None] = lambda folder: None
-) -> None:
+) -> bool:
     """In a worker: the training, then its runs. What fails is told, and the runs after it go on.
 
     Args:
@@ -134,6 +155,9 @@ def perform(
         runner: ``packed``.
         tell: takes the kind of an event and its value.
         finished: takes the folder of a training or run that has just ended well.
+
+    Returns:
+        Whether this process can do more; where it cannot, what is left of the job is for another.
     """
     one = job.training
     try:
@@ -142,15 +166,30 @@ def perform(
         finished(f"trainings/{one.id}")
     except Exception as error:
         tell("failed", failure(one.id, f"trainings/{one.id}", error))
-        return
+        return not spoils(error)
     for run in job.runs:
         try:
             row = doer.evaluate(run, out)
             finished(run.id)
         except Exception as error:
             tell("failed", failure(run.id, run.id, error))
+            if spoils(error):
+                return False
         else:
             tell("line", in_a_line(row))
+    return True
+
+
+def spoils(error: BaseException) -> bool:
+    """Whether all that a process does later fails too: after an error of CUDA its GPU is lost to it.
+
+    >>> spoils(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    True
+    >>> spoils(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    False
+    """
+    cause = error.__cause__ or error.__context__
+    return any(text in str(error) for text in _SPOILING) or (cause is not None and spoils(cause))
 
 
 def failure(name: str, folder: str, error: BaseException) -> Failure:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -19,6 +21,8 @@ from fewseg.benchmark.jobs import Event, Job, Runner, at_work, packed, perform
 
 _PATIENCE = 0.2  # seconds that a look for events waits
 _RESERVE = 256 * 2**20  # bytes that stay free
+_END = 5  # seconds that a worker may take to end
+_GPU = re.compile(r"\d|GPU-|MIG-")
 
 # glibc gives large blocks back after every use; keeping them saves a training step on a CPU up to a third of its time
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
@@ -28,7 +32,8 @@ def gpus() -> list[str]:
     """What CUDA_VISIBLE_DEVICES may name, without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [name.strip() for name in visible.split(",") if name.strip()]
+        names = [name.strip() for name in visible.split(",") if name.strip()]
+        return list(takewhile(_GPU.match, names))  # as CUDA does: the first that is none (-1, NoDevFiles) ends the list
     return [str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
 
 
@@ -108,10 +113,7 @@ class LocalExecutor:
             if worker.job:
                 worker.process.terminate()
         for worker in self.workers:
-            worker.process.join(5)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
+            _ended(worker.process)
         self.workers = []
 
     def _start_next(self) -> bool:
@@ -175,6 +177,12 @@ class LocalExecutor:
                     worker.job, self.alone = None, False
                     yield Event(name, "done", None)
                     return
+                if kind == "left":
+                    _ended(worker.process)
+                    self._forget(worker)
+                    self.alone = False
+                    yield Event(name, "left", None)
+                    return
                 yield Event(name, kind, value)
             if worker.process.is_alive():
                 return
@@ -182,6 +190,14 @@ class LocalExecutor:
         self._forget(worker)
         self.alone = False
         yield Event(name, "lost", how_it_ended(worker.process.exitcode))
+
+
+def _ended(process: Any) -> None:
+    """Waits for a process that ends, and kills it where that takes long."""
+    process.join(_END)
+    if process.is_alive():
+        process.kill()
+        process.join()
 
 
 @contextlib.contextmanager
@@ -224,13 +240,15 @@ def how_it_ended(code: int | None) -> str:
 
 
 def _serve(way: Connection, out: Path, runner: bytes, parent: int) -> None:
-    """In a worker: job after job until the way is closed."""
+    """In a worker: job after job until the way is closed or a failure spoils it."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     with contextlib.suppress(EOFError, OSError), at_work(out):
         while os.getppid() == parent:  # a job may lie in the way of a benchmark that was killed
             job = way.recv()
             forget_peak()
-            perform(job, out, runner, lambda kind, value: way.send((kind, value)))
+            if not perform(job, out, runner, lambda kind, value: way.send((kind, value))):
+                way.send(("left", None))
+                os._exit(1)  # at once: what tidies up on the way out would use the GPU too
             way.send(("done", memory_of(os.getpid(), peak=True)))
 
 

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ class RayExecutor:
                 )
             for told in ready:
                 found += self._read(told)
-            if not ready or any(event.kind in ("done", "lost") for event in found):
+            if not ready or any(event.kind in ("done", "left", "lost") for event in found):
                 break
             patience = 0
         return found
@@ -161,7 +161,7 @@ class RayExecutor:
             said = " ".join(str(error).split())[:300]
             yield Event(name, "lost", ended or f"its worker was lost ({type(error).__name__}: {said})")
         else:
-            if kind in ("done", "lost", "far"):
+            if kind in ("done", "left", "lost", "far"):
                 del self.running[told]
             if kind == "far":
                 self.far = True
@@ -274,28 +274,37 @@ def _work(
         yield "far", None
         return
 
+    def tell(kind: str, value: Any) -> None:
+        box.put((kind, value))
+
     def fill() -> None:
         try:
-            if seen:
+            if token and seen:
                 with at_work(Path(out)):
-                    perform(job, Path(out), runner, lambda kind, value: box.put((kind, value)))
+                    # the next benchmark in this folder has removed the token
+                    fit = not (Path(out) / token).is_file() or perform(job, Path(out), runner, tell)
             else:
-                _perform_elsewhere(job, files or (), runner, box)
+                fit = _perform_elsewhere(job, Path(out).name, files or (), runner, tell)
+            tell("done" if fit else "left", None)
         except BaseException as error:  # a thread's end would go unseen
-            box.put(("lost", f"its worker ended with {type(error).__name__}: {error}"))
-        box.put(("done", None))
+            tell("lost", f"its worker ended with {type(error).__name__}: {error}")
 
     threading.Thread(target=fill, daemon=True).start()
     kind = ""
-    while kind not in ("done", "lost"):
+    while kind not in ("done", "left", "lost"):
         kind, value = box.get()
         yield kind, value
+    if kind == "left":
+        sys.exit(1)  # which ends the worker
 
 
-def _perform_elsewhere(job: Job, files: Sequence[Any], runner: bytes, box: queue.SimpleQueue[tuple[str, Any]]) -> None:
-    """A job in a folder of its own; what it finishes is sent, with the episode lists that came along."""
+def _perform_elsewhere(
+    job: Job, name: str, files: Sequence[Any], runner: bytes, tell: Callable[[str, Any], None]
+) -> bool:
+    """A job in a folder of its own, called as the benchmark's; what it finishes is sent, with its episode lists."""
     with tempfile.TemporaryDirectory(prefix="fewseg-") as scratch:
-        out = Path(scratch)
+        out = Path(scratch) / name
+        out.mkdir()
         for content in _ray().get(list(files)):
             write_files(out, content)
         known = {f"trainings/{job.training.id}"} if results.is_done(out / "trainings" / job.training.id) else set()
@@ -304,7 +313,7 @@ def _perform_elsewhere(job: Job, files: Sequence[Any], runner: bytes, box: queue
             if folder in known:
                 return
             lists = {name: content for name, content in _files(out, "episodes").items() if name not in known}
-            box.put(("files", {**lists, **_files(out, folder)}))
+            tell("files", {**lists, **_files(out, folder)})
             known.update(lists)
 
-        perform(job, out, runner, lambda kind, value: box.put((kind, value)), finished)
+        return perform(job, out, runner, tell, finished)

@@ -8,6 +8,7 @@ import functools
 import platform
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
@@ -60,11 +61,19 @@ def _check(runs: Iterable[Run], pretrainings: Mapping[str, Training]) -> None:
     from fewseg.refinement import check_point
     from fewseg.video_session import check_follows
 
+    sets: dict[str, Any] = {}  # images are looked for once
+
+    def data_of(options: Config) -> FewShotDataModule:
+        check_arguments(FewShotDataModule, options)
+        key = repr(options.get("dataset"))
+        if key not in sets:
+            sets[key] = dataset_of(Path("data"), options)
+        return FewShotDataModule(**{**options, "dataset": sets[key]})
+
     for run in {repr((r.training.name, r.model, {**r.data, "fold": 0})): r for r in runs}.values():
         init = {**run.training.config["model"].get("init_args", {}), **run.model}
         check_arguments(class_named(run.training.config["model"]["class_path"]), init)
-        check_arguments(FewShotDataModule, run.options)
-        data = FewShotDataModule(**{**run.options, "dataset": dataset_of(Path("data"), run.options)})
+        data = data_of(run.options)
         scored = data.evaluation_part
         if data.refine is not None or scored.video or scored.search:  # what a network offers only the network knows
             blank = {key: None if key == "weights" else value for key, value in init.items()}
@@ -76,23 +85,23 @@ def _check(runs: Iterable[Run], pretrainings: Mapping[str, Training]) -> None:
                 check_follows(module.network, run.training.method, f"methods.{run.config}")
             if data.refine is not None:
                 check_point(module.network, data.refine, f"methods.{run.config}: refine", run.training.method)
+    every = [run.training for run in runs]
+    before = [pretrainings.get(one.pretraining or "") for one in every]
+    every = [*filter(None, before), *every]
+    seedless = {repr((one.name, {**one.config, "data": {**one.config["data"], "seed": 0}})): one for one in every}
     checked = set()  # names of methods: folds and seeds do not change a network
-    for one in {run.training.id: run.training for run in runs}.values():
-        for part in filter(None, (pretrainings.get(one.pretraining or ""), one)):
-            check_arguments(class_named(part.config["model"]["class_path"]), part.config["model"].get("init_args", {}))
-            check_arguments(FewShotDataModule, part.config["data"])
-            check_arguments(pl.Trainer, part.config["trainer"])
-            data = FewShotDataModule(
-                **{**part.config["data"], "dataset": dataset_of(Path("data"), part.config["data"])}
-            )
-            data.training_sampler()
-            unlike = data.train_episodes == "instance" or data.train_masks != "class"  # what not every network learns
-            if unlike and part.name not in checked:
-                checked.add(part.name)
-                init = {k: None if k == "weights" else v for k, v in part.config["model"].get("init_args", {}).items()}
-                learner = getattr(build(part.config["model"]["class_path"], init), "network", None)
-                check_trains(learner, data, part.method, f"methods.{part.name}: ")
-                check_classes(learner, len(data.dataset.class_names), f"methods.{part.name}: n_classes")
+    for part in seedless.values():
+        check_arguments(class_named(part.config["model"]["class_path"]), part.config["model"].get("init_args", {}))
+        check_arguments(pl.Trainer, part.config["trainer"])
+        data = data_of(part.config["data"])
+        data.training_sampler()
+        unlike = data.train_episodes == "instance" or data.train_masks != "class"  # what not every network learns
+        if unlike and part.name not in checked:
+            checked.add(part.name)
+            init = {k: None if k == "weights" else v for k, v in part.config["model"].get("init_args", {}).items()}
+            learner = getattr(build(part.config["model"]["class_path"], init), "network", None)
+            check_trains(learner, data, part.method, f"methods.{part.name}: ")
+            check_classes(learner, len(data.dataset.class_names), f"methods.{part.name}: n_classes")
 
 
 def _build(one: Training, out: Path, run: Run | None = None) -> tuple[Any, Any, Callable[..., Any]]:
@@ -167,7 +176,7 @@ def train(one: Training, out: Path, report: Callable[[int], None], wandb: str | 
             trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
         finally:
             if logger is not None:
-                logger.experiment.finish()  # the next training of this process is another run
+                _close(logger)
     keeper.finish(module, one.max_steps)
     total, trained = count_parameters(getattr(module, "network", module))
     figures = {
@@ -189,13 +198,30 @@ def train(one: Training, out: Path, report: Callable[[int], None], wandb: str | 
 
 
 def _logger(one: Training, out: Path, project: str) -> Any:
-    """Lightning's logger for the run that ``dashboard.upload`` writes again when everything is done."""
+    """Lightning's logger for the run that ``dashboard.upload`` writes again when everything is done.
+
+    None where wandb cannot be reached: a dashboard stops no training.
+    """
     from pytorch_lightning.loggers import WandbLogger
 
     about = {"method": one.method, "config": one.name, "fold": one.fold, "seed": one.seed}
     config = dashboard.config_of(one.config, about)
-    run = dashboard.begin(out, project, one.id, "training", config, live=True)
+    try:
+        with dashboard.plainly():
+            run = dashboard.begin(out, project, one.id, "training", config, live=True)
+    except FewsegError as error:
+        print(f"{one.id} is trained without a dashboard: {error}", file=sys.stderr)
+        return None
     return WandbLogger(save_dir=str(out), experiment=run)
+
+
+def _close(logger: Any) -> None:
+    """Ends the run of a training, for the next one of this process is another run."""
+    try:
+        with dashboard.plainly():
+            logger.experiment.finish()
+    except FewsegError as error:
+        print(f"what was logged may be incomplete: {error}", file=sys.stderr)
 
 
 _QUICK = 1.0  # seconds per episode

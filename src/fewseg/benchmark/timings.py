@@ -1,13 +1,15 @@
-"""How long trainings and evaluations took on this machine, kept in the cache for the estimate of a dry run.
+"""How long trainings and evaluations took, kept in the cache of this machine for the estimate of a dry run.
 
 Seconds per step and seconds per episode, by what determines them: class, hyper-parameters, data set and options of the
-data, K and P, and whether a GPU did it. What is not known so exactly is guessed from the same class, or from all.
+data, K and P, and the device that did it, which may be one of another machine. What is not known so exactly is guessed
+from the same on another device of its kind, from the same class, or from all.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
@@ -30,7 +32,7 @@ class Place(NamedTuple):
 
     Args:
         kind: ``step`` of a training or ``episode`` of an evaluation.
-        device: ``cpu`` or ``gpu``.
+        device: its name, as ``x86_64 CPU`` or that of a GPU.
         method: the class.
         content: hash of all else.
     """
@@ -55,21 +57,35 @@ class Timings:
         self.known = known
         self._alike: dict[tuple[str, ...], list[float]] = {}
         for place, seconds in known.items():
-            for part in (place[:3], place[:2]):
+            for part in _parts(place):
                 self._alike.setdefault(part, []).append(seconds)
 
     def guess(self, place: Place) -> Guess | None:
-        """What was measured there, else the mean of its class, else of its kind; None where nothing is known.
+        """What was measured there, else the mean of what is alike; None where nothing is known.
 
-        >>> timings = Timings({Place("step", "cpu", "PANet", "a"): 2.0, Place("step", "cpu", "FgBg", "b"): 4.0})
-        >>> [timings.guess(Place("step", "cpu", *rest)) for rest in (("PANet", "a"), ("PANet", "c"), ("SGOne", "d"))]
+        >>> timings = Timings({Place("step", "my CPU", "PANet", "a"): 2.0, Place("step", "my CPU", "FgBg", "b"): 4.0})
+        >>> [timings.guess(Place("step", "my CPU", *rest)) for rest in (("PANet", "a"), ("PANet", "c"), ("SGOne", "d"))]
         [Guess(seconds=2.0, measured=True), Guess(seconds=2.0, measured=False), Guess(seconds=3.0, measured=False)]
-        >>> timings.guess(Place("step", "gpu", "PANet", "a"))
+        >>> timings.guess(Place("step", "another CPU", "FgBg", "b"))
+        Guess(seconds=4.0, measured=False)
+        >>> timings.guess(Place("step", "a GPU", "PANet", "a"))
         """
         if place in self.known:
             return Guess(self.known[place], True)
-        alike = self._alike.get(place[:3]) or self._alike.get(place[:2])
+        alike = next((self._alike[part] for part in _parts(place) if part in self._alike), None)
         return Guess(fmean(alike), False) if alike else None
+
+
+def _parts(place: Place) -> list[tuple[str, ...]]:
+    """What a place shares with others, the most alike first."""
+    kind = "cpu" if "cpu" in place.device.lower() else "gpu"
+    return [
+        (place.kind, kind, place.method, place.content),
+        (place.kind, place.device, place.method),
+        (place.kind, kind, place.method),
+        (place.kind, place.device),
+        (place.kind, kind),
+    ]
 
 
 def read() -> Timings:
@@ -95,25 +111,41 @@ def record(grid: Plan, out: Path) -> None:
 
 
 def measured(grid: Plan, out: Path) -> Iterator[tuple[Place, float]]:
-    """The times of what is done in a benchmark's folder."""
+    """The times of what is done in a benchmark's folder, each on the device that did it.
+
+    What names no device, or took no time although something was learnt, was measured by nobody.
+    """
     for one in (*grid.pretrainings, *grid.trainings):
         figures = results.read_metrics(out / "trainings" / one.id) or {}
-        if one.max_steps and "seconds_train" in figures:
-            yield of_training(one, _kind(figures)), figures["seconds_train"] / one.max_steps
+        seconds = figures.get("seconds_train", 0)
+        if one.max_steps and "device" in figures and (seconds > 0 or figures.get("n_trained_parameters") == 0):
+            yield of_training(one, _name(figures)), seconds / one.max_steps
     for run in grid.runs:
         figures = results.read_metrics(out / run.id) or {}
-        if run.n_episodes and "seconds_evaluation" in figures:
-            yield of_run(run, _kind(figures)), figures["seconds_evaluation"] / run.n_episodes
+        if run.n_episodes and "device" in figures and figures.get("seconds_evaluation", 0) > 0:
+            yield of_run(run, _name(figures)), figures["seconds_evaluation"] / run.n_episodes
 
 
-def _kind(figures: dict[str, Any]) -> str:
-    return "cpu" if "CPU" in str(figures.get("device", "CPU")) else "gpu"
+def _name(figures: dict[str, Any]) -> str:
+    """The device of figures, whatever number of threads it had."""
+    return str(figures["device"]).partition(",")[0]
 
 
 def device_of(one: Training) -> str:
-    """The kind of device that a training will have."""
-    asked = one.config["trainer"].get("accelerator", "auto")
-    return "gpu" if gpus() and asked != "cpu" else "cpu"
+    """The name of the device that a training will have on this machine."""
+    if one.config["trainer"].get("accelerator", "auto") != "cpu" and gpus():
+        return gpu_name()
+    return f"{platform.machine()} CPU"
+
+
+def gpu_name() -> str:
+    """Of the first GPU of this machine, without importing torch; ``gpu`` where the driver does not say."""
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        with contextlib.suppress(OSError):
+            for line in path.read_text().splitlines():
+                if line.startswith("Model:"):
+                    return line.partition(":")[2].strip()
+    return "gpu"
 
 
 def of_training(one: Training, device: str) -> Place:

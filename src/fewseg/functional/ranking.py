@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from fewseg.errors import FewsegError
 
+LEAST_CLUSTERS = 20  # query images or videos below which no ranks are told: in simulations they did not hold
 _NOTHING = 1e-9  # a deviation of this share of the largest figure is rounding
 
 
@@ -86,7 +88,7 @@ class Rank(NamedTuple):
     group: int
 
 
-def rank(points: npt.ArrayLike, replicates: npt.ArrayLike, level: float = 0.95) -> list[Rank]:
+def rank(points: npt.ArrayLike, replicates: npt.ArrayLike, n_clusters: int, level: float = 0.95) -> list[Rank] | None:
     """Ranks of methods that say what cannot be told apart, corrected for the number of comparisons.
 
     All differences of two methods get intervals that hold at once: the difference, give or take its bootstrap
@@ -96,6 +98,13 @@ def rank(points: npt.ArrayLike, replicates: npt.ArrayLike, level: float = 0.95) 
     ones; all these sets of ranks hold the true ones at once with probability ``level`` (Mogstad, Romano, Shaikh and
     Wilhelm, "Inference for Ranks", Review of Economic Studies 2024). Some thousand replicates are enough for any number
     of pairs, where p-values of single pairs would need more and more.
+
+    A bootstrap over n images takes their spread for too small, by sqrt((n - 1) / n), and for known. So the margins are
+    widened by sqrt(n / (n - 1)), and by the ratio of the quantiles of t with n - 1 degrees of freedom and of the normal
+    distribution, both at the level of one pair of all (Bonferroni). In
+    simulations of 2, 6 and 12 equal methods any two were told apart in 2 to 9 % of benchmarks of 20 images (7 to 28 %
+    without this), and in 2 to 8 % of those of 100. With fewer images means over classes, a few images each, erred more
+    often, in 9 to 12 % of benchmarks of 8 to 15: there are no ranks.
 
     Groups are a reading aid: two methods of one group may still differ from each other, for both are only compared
     with the best one of the group. A method with a wide interval can be in a group with better ones while a higher
@@ -108,16 +117,18 @@ def rank(points: npt.ArrayLike, replicates: npt.ArrayLike, level: float = 0.95) 
             ones.
         replicates: (R, M), paired: a row is one resampled benchmark. Where a difference is the same in all rows,
             nothing is known about its variation, and the two are not told apart.
+        n_clusters: images or videos that were drawn with replacement; where each fold has its own, those of the fold
+            with the fewest, for its spread is known least.
         level: probability with which all intervals hold at once, in (0, 1).
 
     Returns:
-        one ``Rank`` for each method, in the order of ``points``.
+        one ``Rank`` for each method, in the order of ``points``; None below ``LEAST_CLUSTERS``.
 
     Raises:
         FewsegError: shapes that do not fit, a number that is none, or a level outside (0, 1).
 
     >>> draws = np.random.RandomState(0).normal(scale=0.01, size=(1000, 3))
-    >>> rank([0.61, 0.60, 0.40], [0.61, 0.60, 0.40] + draws)
+    >>> rank([0.61, 0.60, 0.40], [0.61, 0.60, 0.40] + draws, n_clusters=200)
     [Rank(low=1, high=2, group=1), Rank(low=1, high=2, group=1), Rank(low=3, high=3, group=2)]
     """
     figures = np.asarray(points, np.float64)
@@ -130,7 +141,9 @@ def rank(points: npt.ArrayLike, replicates: npt.ArrayLike, level: float = 0.95) 
         raise FewsegError("replicates", f"{table.shape[1]} columns", expected, "resample all methods together")
     if not 0 < level < 1:
         raise FewsegError("level", level, "a number between 0 and 1", "ask for 0.95")
-    better = _better(figures, table, level)
+    if n_clusters < LEAST_CLUSTERS:
+        return None
+    better = _better(figures, table, n_clusters, level)
     low, high = 1 + better.sum(0), len(figures) - better.sum(1)
     group, rest = np.zeros(len(figures), int), np.ones(len(figures), bool)
     while rest.any():
@@ -141,7 +154,9 @@ def rank(points: npt.ArrayLike, replicates: npt.ArrayLike, level: float = 0.95) 
     return [Rank(*map(int, place)) for place in zip(low, high, group, strict=True)]
 
 
-def _better(figures: npt.NDArray[np.float64], table: npt.NDArray[np.float64], level: float) -> npt.NDArray[np.bool_]:
+def _better(
+    figures: npt.NDArray[np.float64], table: npt.NDArray[np.float64], n_clusters: int, level: float
+) -> npt.NDArray[np.bool_]:
     """(M, M), whether the method of the row is better than that of the column."""
     n = len(figures)
     deviation, largest = np.zeros((n, n)), np.zeros(len(table))
@@ -154,7 +169,11 @@ def _better(figures: npt.NDArray[np.float64], table: npt.NDArray[np.float64], le
         largest = np.maximum(largest, off.max(1, initial=0.0))
         deviation[i, i + 1 :] = deviation[i + 1 :, i] = np.where(known, own, np.inf)
     np.fill_diagonal(deviation, np.inf)
-    factor = float(np.quantile(largest, level, method="higher"))
+    one_side = 1 - (1 - level) / max(n * (n - 1), 1)  # of one pair of n (n - 1) / 2, each with two sides
+    widened = (
+        special.stdtrit(n_clusters - 1, one_side) / special.ndtri(one_side) * (n_clusters / (n_clusters - 1)) ** 0.5
+    )
+    factor = float(np.quantile(largest, level, method="higher") * widened)
     # a factor of 0 comes from pairs of unknown deviation only, and 0 * inf is no number
     margin = np.where(np.isinf(deviation), np.inf, factor * np.where(np.isinf(deviation), 0.0, deviation))
     return np.asarray(figures[:, None] - figures > margin)

@@ -88,7 +88,7 @@ def score(
         ``seconds_encode``, ``seconds_guide``, ... and their sum ``seconds_per_episode``, all per episode. Where objects
         were clicked, these are the figures after the last click, and those of ``_click_figures`` are there as well. Of
         videos, an episode each, they leave out the first and the last frame, except in seconds, and those of
-        ``_video_figures`` are there as well. Where a query does not show its class, those of ``_presence_figures`` are
+        ``_video_figures`` are there as well. Where a query does not show its class, those of ``presence_figures`` are
         there, of all episodes together. Where instances were asked for, IoUs are those of the union of what an
         episode found, and the figures of ``instance_figures`` are there as well.
 
@@ -133,7 +133,7 @@ def _score(
         figures["seconds_per_episode"] = sum(seconds.values())
     clicked = {} if frame["click"].isna().all() else _click_figures(frame, n_clicks or int(frame["click"].max()))
     in_videos = {} if frame["frame"].isna().all() else _video_figures(frame, final)
-    unsure = {} if final["present"].all() else _presence_figures(final)
+    unsure = {} if final["present"].all() else presence_figures(final)
     return figures | seconds | clicked | in_videos | unsure
 
 
@@ -197,7 +197,7 @@ def _video_figures(frame: pd.DataFrame, final: pd.DataFrame) -> dict[str, Any]:
     return figures
 
 
-def _presence_figures(final: pd.DataFrame) -> dict[str, float]:
+def presence_figures(final: pd.DataFrame) -> dict[str, float]:
     """How well a method knows that a class is not there, where some queries do not show the class asked for.
 
     ``miou`` counts what it finds there as wrong. ``miou_present``, of the other queries alone; ``false_alarm``, the
@@ -210,7 +210,7 @@ def _presence_figures(final: pd.DataFrame) -> dict[str, float]:
         final: the rows that count for accuracy.
 
     >>> seen, unseen = Row(0, "a", "s", 1, 3, 1, 1, 3), Row(1, "b", "s", 1, 0, 2, 0, 6, present=False)
-    >>> _presence_figures(pd.DataFrame([seen, unseen, unseen._replace(fp=0, tn=8)]))
+    >>> presence_figures(pd.DataFrame([seen, unseen, unseen._replace(fp=0, tn=8)]))
     {'false_alarm': 0.5, 'false_alarm_area': 0.125, 'miou_present': 0.6, 'presence_accuracy': 0.75}
     """
     present = final["present"].to_numpy(bool)

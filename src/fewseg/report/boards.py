@@ -6,14 +6,27 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from fewseg.report.cells import Cell, Section, annotated_points, escaped, listed, number, row, swatch, table
+from fewseg.report.cells import (
+    GREY,
+    Cell,
+    Section,
+    annotated_points,
+    escaped,
+    given,
+    listed,
+    number,
+    row,
+    swatch,
+    table,
+)
 from fewseg.report.figures import (
     Style,
     by_fold,
     class_scores,
     embed,
     forest,
-    ranked,
+    leaders,
+    placed,
     shared_setting,
 )
 from fewseg.report.instances import KINDS, Gap, base_and_novel, deviation
@@ -74,17 +87,18 @@ def leaderboard_section(board: Board, style: Mapping[str, Style]) -> Section:
     scale = min((low for low, _ in intervals), default=0.0), max((high for _, high in intervals), default=1.0)
 
     def setting(line: Line) -> tuple[Any, ...]:
-        amounts = () if line.trivial else (line.n_shot, amount(line.n_points))
+        amounts = line.given if line.trivial else (line.n_shot, amount(line.n_points))
         return line.dataset, line.task, line.protocol, line.trivial, *amounts
 
-    best: dict[tuple[Any, ...], float] = {}
+    groups: dict[tuple[Any, ...], list[Line]] = {}
     for line in lines:
-        best[setting(line)] = max(best.get(setting(line), 0.0), ranked(line).value or 0.0)
+        groups.setdefault(setting(line), []).append(line)
+    best = {id(line) for several in groups.values() for line in leaders(several)}
     ordered = [*lines, *board.trivial]
-    ordered.sort(key=lambda line: (*setting(line), -(ranked(line).value or 0.0), line.config))
+    ordered.sort(key=lambda line: (*setting(line), -(placed(line).value or 0.0), line.config))
     body = []
     for line in ordered:
-        score, colour = ranked(line), style[line.config].colour if line.config in style else _GREY
+        score, colour = placed(line), _colour(line, style)
         figures = {FIGURES[name]: _figure_cell(name, line.figures.get(name)) for name in extra}
         positive = number(line.figures.get("positive_iou"))
         of_ranks = _rank_cells(line)
@@ -111,8 +125,8 @@ def leaderboard_section(board: Board, style: Mapping[str, Style]) -> Section:
         cells = {
             "method": Cell(swatch(colour) + escaped(line.config if line.trivial else who(line)), line.config, "text"),
             **{name: Cell(escaped(getattr(line, name)), getattr(line, name), "text") for name in wide},
-            "K": Cell("") if line.trivial else Cell(str(line.n_shot), line.n_shot),
-            "P": Cell("") if searched or line.trivial else annotated_points(line),
+            "K": given(line)[0],
+            "P": Cell("") if searched else given(line)[1],
             **{f"fold {fold}": _fold_cell(line, fold) for fold in folds},
             **accuracy,
             **figures,
@@ -122,7 +136,7 @@ def leaderboard_section(board: Board, style: Mapping[str, Style]) -> Section:
             ("videos" if videos else "episodes"): Cell(str(line.n_episodes), line.n_episodes),
             "note": Cell(escaped(line.note), line.note, "text"),
         }
-        if score.value is not None and score.value == best.get(setting(line)) and score.name in cells:
+        if id(line) in best and score.name in cells:
             cells[score.name] = cells[score.name]._replace(kind="best")
         if "s/video" in cells:  # an episode is a video
             del cells["s/episode"]
@@ -135,12 +149,15 @@ def leaderboard_section(board: Board, style: Mapping[str, Style]) -> Section:
     told = escaped(" ".join(" ".join(explained(ordered)).split()))
     about = f"<details><summary>What the columns mean</summary>\n<p>{told}</p></details>\n"
     grey = " Grey: what answers without a method would score." if board.trivial else ""
-    short = f'<p class="quiet">Bold: best of its setting.{grey} A click on a head sorts.</p>\n'
+    tied = " and what cannot be told from it" if any(line.rank for line in lines) else ""
+    by = " by J" if videos else ""
+    short = f'<p class="quiet">Bold: best of its setting{by}{tied}.{grey} A click on a head sorts.</p>\n'
     made = table(shown, rows, {name for name in shown if body[0][name].kind == "text"}, "Leaderboard")
     return Section("Leaderboard", short + filter_bar(lines) + made + about)
 
 
-_GREY = "#aab2bb"
+def _colour(line: Line, style: Mapping[str, Style]) -> str:
+    return GREY if line.trivial or line.config not in style else style[line.config].colour
 
 
 def _rank_cells(line: Line) -> dict[str, Cell]:
@@ -198,13 +215,21 @@ def _interval(value: float | None, ci95: tuple[float, float] | None, scale: tupl
 
 
 def fold_table(lines: Sequence[Line], style: Mapping[str, Style], where: str = "") -> str:
-    """Every line by fold, with the intervals of single runs and the standard deviation over folds."""
+    """Every line by fold, with the intervals of single runs and the standard deviation over folds.
+
+    Args:
+        lines: of one data set, task and protocol, with its trivial answers.
+        style: of every configuration.
+        where: the data set, task and protocol, where there are several.
+    """
     folds = sorted({fold for line in lines for fold in by_fold(line)})
     rows = []
     for line in lines:
         own = by_fold(line)
-        cells = [Cell(swatch(style[line.config].colour) + escaped(line.config), line.config, "text")]
-        cells += [Cell(str(line.n_shot), line.n_shot), annotated_points(line)]
+        if line.trivial and not own:
+            continue
+        cells = [Cell(swatch(_colour(line, style)) + escaped(line.config), line.config, "text")]
+        cells += given(line)
         for fold in folds:
             score = own.get(fold)
             between = "" if score is None or score.ci95 is None else " ({:.3f} to {:.3f})".format(*score.ci95)
@@ -215,16 +240,20 @@ def fold_table(lines: Sequence[Line], style: Mapping[str, Style], where: str = "
         spread = None
         if mean is not None and len(values) > 1:
             spread = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-        rows.append(row([*cells, number(mean), number(spread)], line))
+        rows.append(row([*cells, number(mean), number(spread)], line, "trivial" if line.trivial else ""))
     heads = ["method", "K", "P", *(f"fold {fold}" for fold in folds), "mean", "std over folds"]
     return _folded(f"All settings as a table{where}", table(heads, rows, {"method"}, "Accuracy by fold"))
 
 
 def class_table(lines: Sequence[Line], style: Mapping[str, Style], where: str = "") -> str:
-    """Every class by configuration at the setting of the plot above it, the higher the darker."""
+    """Every class by configuration at the setting of the plot above it, the higher the darker; arguments as above."""
     scored = [line for line in lines if class_scores(line)]
-    chosen = shared_setting(scored)
-    shown = [line for line in scored if (line.n_shot, line.n_points) == chosen]
+    chosen = shared_setting([line for line in scored if not line.trivial])
+    told = (str(chosen[0]), points(chosen[1]))
+    shown = [line for line in scored if not line.trivial and (line.n_shot, line.n_points) == chosen]
+    for line in (line for line in scored if line.trivial):
+        if all(not several or one in several.split(", ") for several, one in zip(line.given, told, strict=True)):
+            shown.append(line)
     rows = []
     for name in dict.fromkeys(name for line in shown for name in class_scores(line)):
         cells = [Cell(escaped(name), name, "text")]

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from fewseg.results import Comparison, Line, points
 
+GREY = "#aab2bb"  # of what is no method
+
 
 class Section(NamedTuple):
     """One section of the page: its title, which the navigation repeats, and its body as HTML."""
@@ -72,16 +74,35 @@ def annotated_points(one: Line | Comparison) -> Cell:
     return Cell(points(one.n_points), 1e9 if one.n_points is None else one.n_points)
 
 
+def given(line: Line) -> list[Cell]:
+    """K and P of a line; of a trivial answer those that it holds for, empty where these are any."""
+    if line.trivial:
+        return [Cell(text, _first(text)) for text in line.given]
+    return [Cell(str(line.n_shot), line.n_shot), annotated_points(line)]
+
+
+def _first(text: str) -> object:
+    """What a list of numbers sorts by; dense is more than any number.
+
+    >>> _first("5, dense"), _first("dense"), _first("")
+    (5, 1000000000.0, '')
+    """
+    first = text.split(", ")[0]
+    return int(first) if first.isdigit() else 1e9 if first else ""
+
+
 def swatch(colour: str) -> str:
     """The colour of a configuration."""
     return f'<span class="swatch" style="background:{colour}"></span>'
 
 
 def place(one: Line | Comparison) -> str:
-    """Attributes by which the filter knows the setting of a row; trivial answers are those of any K and P."""
+    """Attributes by which the filter knows the setting of a row; most trivial answers are those of any K and P."""
+    amounts = (str(one.n_shot), points(one.n_points))
+    if isinstance(one, Line) and one.trivial:
+        amounts = one.given
     names = {"dataset": one.dataset, "task": one.task, "protocol": one.protocol}
-    if not (isinstance(one, Line) and one.trivial):
-        names |= {"k": str(one.n_shot), "p": points(one.n_points)}
+    names |= {name: text for name, text in zip("kp", amounts, strict=True) if text}
     return "".join(f' data-{name}="{escaped(value)}"' for name, value in names.items())
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from fewseg.results import FIGURES, Comparison, Line, amount, of_instances, of_videos, points
+from fewseg.results import FIGURES, Comparison, Line, amount, main_figure, of_instances, of_videos, points
 
 # Okabe and Ito's palette without its yellow, which is too light for lines on white
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -93,6 +93,29 @@ def ranked(line: Line) -> Score:
     if of_videos([line]) and "jf_mean" in line.figures:
         return Score(FIGURES["jf_mean"], line.figures["jf_mean"], line.jf_ci95)
     return Score("mIoU", line.miou, line.ci95)
+
+
+def placed(line: Line) -> Score:
+    """What ranks and ties go by, and so the order of the leaderboard: as ``ranked``, but J of videos."""
+    name = main_figure(line.task)
+    if name == "j_mean" and name in line.figures:
+        return Score(FIGURES[name], line.figures[name], None)
+    return ranked(line)
+
+
+def leaders(lines: Sequence[Line]) -> list[Line]:
+    """The best line of one setting and all that cannot be told from it, by ``placed``; the best one first.
+
+    Where methods were ranked together these are the first group of ties. Else it is the line with the highest figure.
+
+    Args:
+        lines: of one data set, task, protocol, K and P, none of them trivial.
+    """
+    known = [line for line in lines if placed(line).value is not None]
+    known.sort(key=lambda line: -(placed(line).value or 0.0))
+    if any(line.rank for line in known):
+        return [line for line in known if line.rank and line.rank.group == 1]
+    return [line for line in known if placed(line).value == placed(known[0]).value]
 
 
 def _accuracy(line: Line) -> tuple[float | None, tuple[float, float] | None]:
@@ -234,7 +257,13 @@ def positive_against_points(lines: Sequence[Line], style: Mapping[str, Style]) -
 
 
 def by_fold(line: Line) -> dict[int, Score]:
-    """Fold -> what ``ranked`` would say of it alone: the mean over its seeds, with the interval of a single run."""
+    """Fold -> what ``ranked`` would say of it alone: the mean over its seeds, with the interval of a single run.
+
+    Of trivial answers nothing but mIoU is known.
+    """
+    if line.trivial:
+        images = not of_videos([line]) and not of_instances([line])
+        return {fold: Score("mIoU", miou, None) for fold, miou in line.folds.items() if images}
     name, interval = {"mIoU": ("miou", "ci95"), "J&F": ("jf_mean", "jf_ci95")}.get(
         ranked(line).name, ("ap50_boxes", "ap50_boxes_ci95")
     )

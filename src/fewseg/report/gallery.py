@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fewseg.functional.run_figures import final_rows
+from fewseg.functional.video_scores import frame_j
 from fewseg.report.album import Album, entries
 from fewseg.report.cells import Section
 from fewseg.report.instances import class_names
@@ -37,7 +38,7 @@ def gallery_section(lines: Sequence[Line], out: Path, album: Album, room: int) -
     """
     content, told = gathered(lines, out, album, room)
     if not content["runs"]:
-        return None
+        return Section("Episodes", f'<p class="notice">{told}</p>\n') if told else None
     # as text of a script nothing may look like a tag
     data = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     for sign in "<>&":
@@ -163,9 +164,9 @@ def episodes_of(frame: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         ``episode``, ``query``, ``support``, ``class_id``, ``present``; ``iou``, the mean over the rows that count (of
-        an object after its last click, of a video over objects and frames), NaN where nothing is there and nothing is
-        found; ``truth`` and ``found``, shares of pixels; ``clicks``, ``objects``, ``frames`` and ``detections``, 0
-        where an episode has none.
+        an object after its last click, of a video over objects and frames, where an empty frame that stays empty is 1),
+        NaN where nothing is there and nothing is found; ``truth`` and ``found``, shares of pixels; ``clicks``,
+        ``objects``, ``frames`` and ``detections``, 0 where an episode has none.
 
     >>> from fewseg.episode import Row
     >>> rows = [Row(4, "a", "s t", 1, 3, 1, 0, 6), Row(5, "b", "s t", 1, 0, 0, 0, 9, present=False)]
@@ -177,7 +178,7 @@ def episodes_of(frame: pd.DataFrame) -> pd.DataFrame:
     numbers, first, place = np.unique(final["episode"].to_numpy(np.int64), return_index=True, return_inverse=True)
     tp, fp, fn, tn = (final[name].to_numpy(np.float64) for name in ("tp", "fp", "fn", "tn"))
     union, pixels = tp + fp + fn, np.maximum(tp + fp + fn + tn, 1)
-    known = union > 0
+    known = (union > 0) | final["frame"].notna().to_numpy()  # an empty frame of a video counts, as in its figures
 
     def mean(values: npt.NDArray[Any], of: npt.NDArray[Any]) -> npt.NDArray[Any]:
         count = np.bincount(place[of], minlength=len(numbers))
@@ -186,7 +187,7 @@ def episodes_of(frame: pd.DataFrame) -> pd.DataFrame:
 
     every = np.ones(len(final), bool)
     table = final.iloc[first][["episode", "query", "support", "class_id", "present"]].reset_index(drop=True)
-    table["iou"] = mean(tp / np.maximum(union, 1), known)
+    table["iou"] = mean(frame_j(tp, fp, fn), known)
     table["truth"], table["found"] = mean((tp + fn) / pixels, every), mean((tp + fp) / pixels, every)
     table["clicks"] = _most(final, "click", numbers)
     table["objects"] = _kinds(final, "object_id", numbers)
@@ -242,7 +243,7 @@ def _counts(table: pd.DataFrame, names: Sequence[str]) -> dict[str, list[int]]:
 
 
 def _per_mille(values: pd.Series[Any]) -> list[int]:
-    """Whole numbers in place of shares; -1 where there is none."""
+    """Whole numbers in place of shares; -1 where there is none, which of IoU is where nothing is there nor found."""
     known = values.to_numpy(np.float64)
     whole: list[int] = np.where(np.isnan(known), -1, np.rint(1000 * np.nan_to_num(known))).astype(int).tolist()
     return whole

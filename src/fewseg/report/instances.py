@@ -15,6 +15,7 @@ from plotly.subplots import make_subplots
 from fewseg import datasets
 from fewseg.functional.instance_figures import confusion
 from fewseg.protocols import PROTOCOLS
+from fewseg.published import Published
 from fewseg.report.figures import SEQUENTIAL, Style, bars, finish, shared_setting
 from fewseg.results import Line, read_rows
 
@@ -58,9 +59,9 @@ class Gap(NamedTuple):
         return self.base[kind].ap50 - self.novel[kind].ap50
 
 
-def asked(line: Line) -> str:
-    """Which classes a line asks for: ``novel``, ``base``, ``all``, or nothing where its protocol is not known."""
-    protocol = PROTOCOLS.get(line.protocol)
+def asked(one: Line | Published) -> str:
+    """Which classes are asked for: ``novel``, ``base``, ``all``, or nothing where the protocol is not known."""
+    protocol = PROTOCOLS.get(one.protocol)
     search = protocol.evaluation.search if protocol else None
     return search.classes if search else ""
 

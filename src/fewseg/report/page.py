@@ -34,6 +34,7 @@ from fewseg.report.figures import (
     annotation_surfaces,
     embed,
     guidance_spread,
+    leaders,
     learning_curves,
     per_class,
     per_fold,
@@ -50,6 +51,7 @@ from fewseg.report.pictures import picture_sections
 from fewseg.report.transfer import matrix, transfer_table, transfers
 from fewseg.results import (
     FIGURES,
+    Board,
     Line,
     amount,
     mark_current,
@@ -83,17 +85,17 @@ def build_report(out: Path, folds_expected: int | None = None) -> Path:
         FewsegError: ``out`` holds a foreign ``metrics.json`` or rows of another schema.
     """
     board = read_board(out, folds_expected)
-    rows, lines = board.rows, board.lines
+    lines = board.lines
     style = styles(sorted({line.config for line in lines}))
     album = Album(_PICTURES)
     shown = [
         leaderboard_section(board, style) if lines else None,
         comparison_section(board.comparisons, style),
         gap_section(gaps(lines), style),
-        _transfers(lines, style),
-        *_plots(lines, rows, style, out),
+        _transfers(board, style),
+        *_plots(board, style, out),
         *picture_sections(lines, style, out, album),
-        paper_section(lines),
+        paper_section(lines, out),
         _regenerate(out),
     ]
     sections = [section for section in shown if section is not None]
@@ -114,7 +116,7 @@ def build_report(out: Path, folds_expected: int | None = None) -> Path:
     )
     path = out / "report.html"
     write_text(path, page)
-    mark_current(out, "report")
+    mark_current(out, "report", board.stamped)
     return path
 
 
@@ -162,14 +164,17 @@ def _notices(lines: Sequence[Line]) -> list[str]:
 
 
 def _best(lines: Sequence[Line]) -> str:
-    """The winner at the densest setting, where there is one setting group to speak of; of videos, with its costs."""
+    """The winner at the densest setting, where there is one setting group to speak of; of videos, with its costs.
+
+    With the number of those that cannot be told from it.
+    """
     scored = [line for line in lines if ranked(line).value is not None]
     if of_instances(scored):  # what a benchmark of instances is about, also where it tests base classes beside them
         scored = [line for line in scored if asked(line) == "novel"] or scored
     if not scored or len({(line.dataset, line.task, line.protocol) for line in scored}) > 1:
         return ""
     top = max((amount(line.n_points), line.n_shot) for line in scored)
-    best = max((x for x in scored if (amount(x.n_points), x.n_shot) == top), key=lambda line: ranked(line).value or 0.0)
+    best, *others = leaders([x for x in scored if (amount(x.n_points), x.n_shot) == top])
     if of_videos([best]) and "jf_mean" in best.figures:
         told = _video_in_words(best)
     elif of_instances([best]):
@@ -177,7 +182,12 @@ def _best(lines: Sequence[Line]) -> str:
     else:
         interval = "" if best.ci95 is None else f" (95 % interval {best.ci95[0]:.3f} to {best.ci95[1]:.3f})"
         told = f"mIoU {ranked(best).value or 0.0:.3f}{interval}"
-    return f"<p>Best at {setting_of(best)}: <strong>{escaped(best.config)}</strong>, {told}.</p>\n"
+    by = " by J" if of_videos([best]) else ""
+    tied = f" Not told apart from {len(others)} other{'s' if len(others) > 1 else ''}." if others else ""
+    if best.rank is None and best.n_clusters is not None:
+        what = "videos" if of_videos([best]) else "query images"
+        tied = f" Methods are not ranked: {best.n_clusters} {what} are too few."
+    return f"<p>Best{by} at {setting_of(best)}: <strong>{escaped(best.config)}</strong>, {told}.{tied}</p>\n"
 
 
 def _video_in_words(line: Line) -> str:
@@ -220,29 +230,33 @@ def _lists_differ(runs: Sequence[dict[str, Any]]) -> bool:
     return any(len(found) > 1 for found in lists.values())
 
 
-def _transfers(lines: Sequence[Line], style: dict[str, Style]) -> Section | None:
+def _transfers(board: Board, style: dict[str, Style]) -> Section | None:
     """What was trained on one thing and tested on another."""
-    found = transfers(lines)
+    found = transfers(board.lines)
     if not found:
         return None
     plots = [figure(one.setting, embed(matrix(one), f"transfer-{i}")) for i, one in enumerate(found)]
     about = (
         '<p class="quiet">Rows: what trained, with the data set and the task of its training. Columns: what tested. '
         "Every column has its own accuracy: mIoU of images, J&amp;F of videos, AP50 of boxes of instances; they do "
-        "not compare with each other. Framed: tested on what it was trained on.</p>\n"
+        "not compare with each other, and colours are shares of the best of a column. Framed: tested on what it was "
+        "trained on. *: partial or otherwise to be read with care; the table says why. It holds trivial answers, too, "
+        "where the accuracy is mIoU: boundaries and detections have none.</p>\n"
     )
-    folded = f"<details><summary>The same as a table</summary>\n{transfer_table(found, style)}</details>\n"
+    folded = (
+        f"<details><summary>The same as a table</summary>\n{transfer_table(found, style, board.trivial)}</details>\n"
+    )
     return Section("Trained on one thing, tested on another", about + "".join(plots) + folded)
 
 
-def _plots(lines: Sequence[Line], rows: Sequence[dict[str, Any]], style: dict[str, Style], out: Path) -> list[Section]:
+def _plots(board: Board, style: dict[str, Style], out: Path) -> list[Section]:
     """A section for every plot that there are data for."""
 
     def group(line: Line) -> tuple[str, str, str]:
         return line.dataset, line.task, line.protocol
 
     found: dict[str, list[str]] = {}
-    groups = [(names, list(members)) for names, members in groupby(lines, group)]  # lines come sorted
+    groups = [(names, list(members)) for names, members in groupby(board.lines, group)]  # lines come sorted
     several = len(groups) > 1
     count = 0
     for names, members in groups:
@@ -272,9 +286,10 @@ def _plots(lines: Sequence[Line], rows: Sequence[dict[str, Any]], style: dict[st
             count += 1
             more = {"Accuracy per fold": fold_table, "Accuracy per class": class_table}.get(title)
             if more is not None:
-                parts.append(more(members, style, where))
+                trivial = [line for line in board.trivial if group(line) == names]
+                parts.append(more([*members, *trivial], style, where))
     for column, title in (("miou", "Learning curves: mIoU"), ("loss", "Learning curves: loss")):
-        curves = _curves(rows, column, out)
+        curves = _curves(board.rows, column, out)
         if curves:
             drawn = learning_curves(curves, style, title.split(": ")[1])
             found[title] = [figure("one line per training", embed(drawn, f"figure-{count}"))]

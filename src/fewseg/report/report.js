@@ -22,7 +22,7 @@ for (const filter of document.querySelectorAll("form.filter")) {
   filter.addEventListener("change", () => {
     const wanted = [...filter.elements].filter((one) => one.value !== "" && one.name).map((one) => [one.name, one.value]);
     for (const one of document.querySelectorAll(".setting"))
-      one.hidden = wanted.some(([name, value]) => (one.dataset[name] ?? value) !== value);
+      one.hidden = wanted.some(([name, value]) => !(one.dataset[name] ?? value).split(", ").includes(value));
     for (const section of document.querySelectorAll("section, details")) {
       const marked = [...section.querySelectorAll(".setting")];
       if (marked.length > 0 && !section.contains(filter)) section.hidden = marked.every((one) => one.hidden);
@@ -59,7 +59,9 @@ if (gallery) {
   const own = () => data.runs[run.value];
   const asked = () => data.lists[own().list];
   const share = (mille) => (mille < 0 ? "–" : `${(mille / 10).toFixed(1)} %`);
-  const iou = (mille) => (mille < 0 ? "–" : (mille / 1000).toFixed(3));
+  // below 0: the query does not show the class and nothing is found in it, which is the right answer
+  const iou = (mille) => (mille < 0 ? "nothing there, nothing found" : (mille / 1000).toFixed(3));
+  const merit = (mille) => (mille < 0 ? 1000 : mille);
   const source = (name) => data.pictures[name] ?? document.getElementById(name).src;
 
   const chooseConfig = () => {
@@ -71,9 +73,10 @@ if (gallery) {
     chooseRun();
   };
   const chooseRun = () => {
-    const before = kind.value;
+    const before = kind.value && kind.selectedOptions[0].textContent; // numbers are of one list, names of all
     fill(kind, [["", "all"], ...asked().classes.map((name, i) => [i, name])]);
-    kind.value = [...kind.options].some((one) => one.value === before) ? before : "";
+    const same = before ? asked().classes.indexOf(before) : -1;
+    kind.value = same < 0 ? "" : same;
     select();
   };
   const select = () => {
@@ -82,7 +85,7 @@ if (gallery) {
     places = own().iou.map((_, i) => i).filter((i) =>
       (kind.value === "" || asked().class[i] === Number(kind.value)) && (!pictured.checked || withPicture.has(i)));
     const sign = { list: 0, worst: 1, best: -1 }[order.value];
-    if (sign) places.sort((a, b) => sign * (own().iou[a] - own().iou[b]) || a - b);
+    if (sign) places.sort((a, b) => sign * (merit(own().iou[a]) - merit(own().iou[b])) || a - b);
     at = sign ? 0 : Math.max(0, places.indexOf(before));
     show();
   };
@@ -94,18 +97,19 @@ if (gallery) {
     const [shown, facts, others] = [".shown", ".told dl", ".others"].map((name) => gallery.querySelector(name));
     if (place === undefined) return [shown, facts, others].forEach((one) => one.replaceChildren());
     const [mine, list] = [own(), asked()];
+    const number = list.episode ? list.episode[place] : place;
     const names = (indices) => indices.map((i) => data.ids[i]).join(", ");
     const pictures = mine.pictures.filter(([where]) => where === place);
     shown.replaceChildren(...pictures.map(([, name, what]) => {
       const [figure, image] = [make("figure"), make("img")];
       image.src = source(name);
-      image.alt = `${what}: episode ${place} of ${mine.config}`;
+      image.alt = `${what}: episode ${number} of ${mine.config}`;
       figure.append(image, make("figcaption", what === "list" ? "" : what));
       return figure;
     }));
     if (pictures.length === 0) shown.append(make("p", "No picture of this episode on this page.", "quiet"));
     const told = [
-      ["episode", `${list.episode ? list.episode[place] : place} of ${mine.label}`],
+      ["episode", `${number} of ${mine.label}`],
       ["class", list.classes[list.class[place]] + (list.present && !list.present[place] ? " (not in the query)" : "")],
       [mine.measure, iou(mine.iou[place])],
       ["query", data.ids[list.query[place]]],
@@ -121,14 +125,15 @@ if (gallery) {
     ].filter(([, value]) => value !== undefined && value !== "" && value !== 0);
     facts.replaceChildren(...told.flatMap(([name, value]) => [make("dt", name), make("dd", value)]));
     // other runs of the same list, the best first
-    const rivals = data.runs.filter((one) => one.list === mine.list).sort((a, b) => b.iou[place] - a.iou[place]);
+    const rivals = data.runs.filter((one) => one.list === mine.list)
+      .sort((a, b) => merit(b.iou[place]) - merit(a.iou[place]));
     others.replaceChildren();
     if (rivals.length > 1) {
       others.append(make("p", `${mine.measure} of all runs on this episode`, "quiet"));
       for (const one of rivals) {
         const line = make("div", undefined, one === mine ? "bar own" : "bar");
         const names = rivals.filter((other) => other.config === one.config).length > 1;
-        line.style.setProperty("--share", `${Math.max(one.iou[place], 0) / 10}%`);
+        line.style.setProperty("--share", `${merit(one.iou[place]) / 10}%`);
         line.append(make("span", one.config + (names ? ` (${one.label})` : "")), make("span", iou(one.iou[place])));
         others.append(line);
       }

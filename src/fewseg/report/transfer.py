@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import plotly.graph_objects as go
 
-from fewseg.report.cells import Cell, annotated_points, escaped, number, row, swatch, table
-from fewseg.report.figures import SEQUENTIAL, Style, finish, ranked
+from fewseg.report.cells import GREY, Cell, escaped, given, number, row, swatch, table
+from fewseg.report.figures import SEQUENTIAL, Score, Style, finish, ranked
 from fewseg.results import Line, points
 
 
@@ -79,21 +79,28 @@ def transfers(lines: Sequence[Line]) -> list[Transfer]:
 
 
 def matrix(one: Transfer) -> go.Figure:
-    """The matrix as a heat map with the numbers in it; a frame marks what was tested as it was trained."""
+    """The matrix as a heat map with the numbers in it; a frame marks what was tested as it was trained.
+
+    Colours are shares of the best of a column, for columns have accuracies of their own. A star marks lines with a
+    note.
+    """
     down = ["<br>".join(map(html.escape, (r.config, f"{r.dataset}, {r.task}"))) for r in one.rows]
     across = ["<br>".join(map(html.escape, (c.dataset, c.task, c.protocol))) for c in one.columns]
     values = [[_value(one, r, c) for c in one.columns] for r in one.rows]
+    best = [max((v for v in column if v is not None), default=0.0) or 1.0 for column in zip(*values, strict=True)]
+    shares = [[None if v is None else v / most for v, most in zip(several, best, strict=True)] for several in values]
     figure = go.Figure()
     finish(figure, {"type": "category", "side": "top"}, "")
     figure.add_heatmap(
         x=across,
         y=down,
-        z=values,
-        text=[["" if v is None else f"{v:.3f}" for v in several] for several in values],
+        z=shares,
+        zmax=1,
+        text=[[_told(one, r, c) for c in one.columns] for r in one.rows],
         texttemplate="%{text}",
         textfont={"color": "#1c2128"},
         customdata=[[c.metric for c in one.columns] for _ in one.rows],
-        hovertemplate="%{y}<br>tested on %{x}<br>%{customdata} %{z:.3f}<extra></extra>",
+        hovertemplate="%{y}<br>tested on %{x}<br>%{customdata} %{text}<extra></extra>",
         colorscale=SEQUENTIAL,
         zmin=0,
         showscale=False,
@@ -124,22 +131,44 @@ def _value(one: Transfer, source: Trained, column: Target) -> float | None:
     return None if line is None else ranked(line).value
 
 
-def transfer_table(found: Sequence[Transfer], style: Mapping[str, Style]) -> str:
-    """Every pair that was tested as a row of a table."""
+def _told(one: Transfer, source: Trained, column: Target) -> str:
+    value = _value(one, source, column)
+    return "" if value is None else f"{value:.3f}" + ("*" if one.lines[source, column].note else "")
+
+
+def transfer_table(found: Sequence[Transfer], style: Mapping[str, Style], trivial: Sequence[Line]) -> str:
+    """Every pair that was tested as a row of a table, and what trivial answers to the same tests would score.
+
+    Args:
+        found: matrices.
+        style: of every configuration.
+        trivial: of the board. They have mIoU, but neither boundaries nor detections, so no J&F and no AP50.
+    """
     heads = ["method", "trained on", "of task", "tested on", "task", "protocol", "K", "P", "metric", "accuracy"]
-    heads += ["95 % interval", "crosses"]
+    heads += ["95 % interval", "crosses", "note"]
     rows = []
     for one in found:
         for (source, column), line in one.lines.items():
-            score = ranked(line)
-            between = "" if score.ci95 is None else f"{score.ci95[0]:.3f} to {score.ci95[1]:.3f}"
             cells = [Cell(swatch(style[source.config].colour) + escaped(source.config), source.config, "text")]
             texts = (source.dataset, source.task, column.dataset, column.task, column.protocol)
             cells += [Cell(escaped(text), text, "text") for text in texts]
-            cells += [Cell(str(line.n_shot), line.n_shot), annotated_points(line)]
-            cells += [Cell(escaped(column.metric), column.metric, "text"), number(score.value)]
-            cells += [Cell(between, score.ci95[0] if score.ci95 else "")]
-            cells += [Cell("yes" if crosses(source, column) else "no", "", "text")]
-            rows.append(row(cells, line))
-    text = {"method", "trained on", "of task", "tested on", "task", "protocol", "metric", "crosses"}
+            cells += given(line)
+            crossed = "yes" if crosses(source, column) else "no"
+            cells += [*_scored(column.metric, ranked(line)), Cell(crossed, crossed, "text")]
+            rows.append(row([*cells, Cell(escaped(line.note), line.note, "text")], line))
+    targets = dict.fromkeys(column for one in found for column in one.columns if column.metric == "mIoU")
+    for column in targets:
+        for line in trivial:
+            if (line.dataset, line.task, line.protocol) == column[:3]:
+                cells = [Cell(swatch(GREY) + escaped(line.config), line.config, "text"), *[Cell("", "", "text")] * 2]
+                cells += [Cell(escaped(text), text, "text") for text in column[:3]]
+                cells += [*given(line), *_scored(column.metric, ranked(line)), *[Cell("", "", "text")] * 2]
+                rows.append(row(cells, line, "trivial"))
+    text = {"method", "trained on", "of task", "tested on", "task", "protocol", "metric", "crosses", "note"}
     return table(heads, rows, text, "Trained on one thing, tested on another")
+
+
+def _scored(metric: str, score: Score) -> list[Cell]:
+    between = "" if score.ci95 is None else f"{score.ci95[0]:.3f} to {score.ci95[1]:.3f}"
+    interval = Cell(between, score.ci95[0] if score.ci95 else "")
+    return [Cell(escaped(metric), metric, "text"), number(score.value), interval]

@@ -21,8 +21,8 @@ from fewseg.results.files import (
     write_rows,
     write_text,
 )
-from fewseg.results.leaderboard import FIGURES, ClickCurve, Line, leaderboard, of_instances, of_videos
-from fewseg.results.stamps import is_current, mark_current
+from fewseg.results.leaderboard import FIGURES, ClickCurve, Line, leaderboard, main_figure, of_instances, of_videos
+from fewseg.results.stamps import is_current, mark_current, stamp
 from fewseg.results.summary import in_the_terminal, summarise
 from fewseg.results.tables import (
     CLICKED,
@@ -70,6 +70,7 @@ __all__ = [
     "is_current",
     "is_done",
     "leaderboard",
+    "main_figure",
     "mark_current",
     "markdown",
     "of_instances",
@@ -82,6 +83,7 @@ __all__ = [
     "read_rows",
     "reference_of",
     "remove_leftovers",
+    "stamp",
     "summarise",
     "table",
     "ties",

@@ -15,7 +15,7 @@ from fewseg.functional.iou import percentile_interval
 from fewseg.functional.ranking import Rank, variance_split
 from fewseg.functional.run_figures import NOC_PERCENT
 from fewseg.results.files import GROUP, setting_order
-from fewseg.results.resampling import SAME, Resampled, average, by_fold, fold_mean, mean, resample, together
+from fewseg.results.resampling import SAME, Resampled, average, by_fold, filled, fold_mean, mean, resample, together
 
 if TYPE_CHECKING:
     from fewseg.results.compare import Comparison
@@ -58,6 +58,9 @@ FIGURES = {
 }
 
 
+_OF_VIDEOS = {"video", "interactive_video"}
+
+
 class ClickCurve(NamedTuple):
     """After 1, 2, ... clicks, as means over seeds and then folds.
 
@@ -93,7 +96,10 @@ class Line:
         ap50_boxes_ci95: of AP50 of boxes, where instances were asked for; made as ``ci95``.
         ap50_ci95: the same of masks.
         rank: among the methods of the setting, as in ``ranking.rank``; None where there is nothing to rank.
+        n_clusters: query images or videos that ranks are drawn from, of the fold with the fewest; None where methods of
+            the setting are not compared.
         trivial: whether this is an answer without any method, see ``Board.trivial``.
+        given: of a trivial answer, the K and P that it holds for, as text; empty where it holds for any.
     """
 
     dataset: str
@@ -117,7 +123,9 @@ class Line:
     ap50_boxes_ci95: tuple[float, float] | None = None
     ap50_ci95: tuple[float, float] | None = None
     rank: Rank | None = None
+    n_clusters: int | None = None
     trivial: bool = False
+    given: tuple[str, str] = ("", "")
 
 
 def leaderboard(
@@ -145,12 +153,30 @@ def lines_of(
 def of_videos(settings: Iterable[Line | Comparison]) -> bool:
     """Whether all lines or comparisons are of videos, and there is one."""
     tasks = {one.task for one in settings}
-    return bool(tasks) and tasks <= {"video", "interactive_video"}
+    return bool(tasks) and tasks <= _OF_VIDEOS
 
 
 def of_instances(settings: Iterable[Line | Comparison]) -> bool:
     """Whether all lines or comparisons are of instances, and there is one."""
     return {one.task for one in settings} == {"instance"}
+
+
+def main_figure(task: str) -> str:
+    """What methods are ranked by: ``j_mean`` of videos, ``ap50_boxes`` of instances, else ``miou``."""
+    return "j_mean" if task in _OF_VIDEOS else "ap50_boxes" if task == "instance" else "miou"
+
+
+def main_replicates(runs: Sequence[Mapping[str, Any]], drawn: Mapping[str, Resampled]) -> Any:
+    """What lines are ranked by, of every run of one task, (R, runs); None where rows are missing or do not give it."""
+    found = together(runs, drawn)
+    if not found:
+        return None
+    by = main_figure(runs[0]["task"])
+    of_runs = [one.miou if by == "miou" else one.j if by == "j_mean" else one.ap50 for one in found]
+    if any(one is None for one in of_runs):
+        return None
+    table = np.stack([filled(one[:, 0]) if by == "ap50_boxes" else one for one in of_runs], axis=1)
+    return None if np.isnan(table).any() else table
 
 
 def _line(runs: list[dict[str, Any]], drawn: Mapping[str, Resampled], folds_expected: int | None) -> Line:
@@ -205,12 +231,13 @@ def _seed_deviation(runs: Sequence[dict[str, Any]]) -> float | None:
 
 
 def _split(runs: Sequence[dict[str, Any]], drawn: Mapping[str, Resampled]) -> dict[str, float]:
-    """How far mIoU moves with the seed, with the episodes and with both, where several seeds have the same folds."""
-    if together(runs, drawn) is None:
+    """How far what lines are ranked by moves with the seed, with the episodes and with both; seeds have equal folds."""
+    replicates = main_replicates(runs, drawn)
+    if replicates is None:
         return {}
-    seeds = [[run for run in runs if run["seed"] == seed] for seed in dict.fromkeys(run["seed"] for run in runs)]
-    of_seeds = [average(np.stack([drawn[run["run"]].miou for run in own], axis=1), own) for own in seeds]
-    found = variance_split(np.stack(of_seeds, axis=1))
+    seeds = np.array([run["seed"] for run in runs])
+    own = [(replicates[:, seeds == seed], [run for run in runs if run["seed"] == seed]) for seed in np.unique(seeds)]
+    found = variance_split(np.stack([average(*one) for one in own], axis=1))
     return {} if found is None else dict(zip(("sd_seeds", "sd_episodes", "sd_both"), found, strict=True))
 
 

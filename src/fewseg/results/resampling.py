@@ -56,6 +56,7 @@ class Resampled(NamedTuple):
         j: mean J of videos, (R,); None elsewhere, and where rows do not give the run's.
         ap50: AP50 of boxes and masks, (R, 2); None where no instances were asked for, and where rows do not give it.
         clicks: mean IoU after every click, (R, n_clicks); None where objects were not clicked.
+        n_clusters: query images or videos that were drawn from.
         final: the rows that make ``point``, with the columns ``_COUNTED``.
         group: runs of a number were resampled together: their differences are paired.
     """
@@ -65,6 +66,7 @@ class Resampled(NamedTuple):
     j: Any
     ap50: Any
     clicks: Any
+    n_clusters: int
     final: pd.DataFrame
     group: int
 
@@ -124,17 +126,29 @@ def _resample(runs: Sequence[Mapping[str, Any]], frames: Sequence[pd.DataFrame],
     videos, instances, clicks = of("j_mean", _j), of("ap50", _ap50), of("iou_at", _clicks)
     return {
         run["run"]: Resampled(
-            ious[:, i], float(points[i]), videos.get(i), instances.get(i), clicks.get(i), finals[i], group
+            miou=ious[:, i],
+            point=float(points[i]),
+            j=videos.get(i),
+            ap50=instances.get(i),
+            clicks=clicks.get(i),
+            n_clusters=int(finals[i]["query"].nunique()),
+            final=finals[i],
+            group=group,
         )
         for i, run in enumerate(runs)
     }
 
 
-_COUNTED = ["episode", "query", "class_id", "object_id", "tp", "fp", "fn", "tn", "box"]
+_COUNTED = ["episode", "query", "class_id", "object_id", "tp", "fp", "fn", "tn", "box", "present"]
 
 
 def miou_replicates(runs: Sequence[Mapping[str, Any]], finals: Sequence[pd.DataFrame]) -> tuple[Any, Any]:
-    """The mIoU of every run in resampled benchmarks, (R, runs), and as it is, (runs,), from the rows that count."""
+    """The mIoU of every run in resampled benchmarks, (R, runs), and as it is, (runs,), from the rows that count.
+
+    Where runs of a fold differ in their images, a replicate may hold no episode of one of them. It then has the mIoU of
+    another replicate of that run: its own spread is right, and differences from it, no longer paired there, are taken
+    for less certain than they are.
+    """
     columns = np.repeat(np.arange(len(finals)), [len(final) for final in finals])
     queries, class_id, tp, fp, fn = (
         np.concatenate([final[name].to_numpy() for final in finals]) for name in ("query", "class_id", "tp", "fp", "fn")
@@ -146,9 +160,30 @@ def miou_replicates(runs: Sequence[Mapping[str, Any]], finals: Sequence[pd.DataF
     point = np.array([list(per_class_iou(column, tp, fp, fn).values())])
 
     def per_run(values: Any) -> Any:  # (R, columns) -> (R, runs)
-        return np.stack([np.nanmean(values[:, ids // n_classes == i], axis=1) for i in range(len(runs))], axis=1)
+        return np.stack([_mean_of_known(values[:, ids // n_classes == i]) for i in range(len(runs))], axis=1)
 
     return per_run(ious), per_run(point)[0]
+
+
+def _mean_of_known(ious: Any) -> Any:
+    """Means over the classes of each replicate that are there, (R, classes) -> (R,)."""
+    known = ~np.isnan(ious)
+    total, n = np.where(known, ious, 0).sum(axis=1), known.sum(axis=1)
+    return filled(np.where(n > 0, total / np.maximum(n, 1), np.nan))
+
+
+def filled(replicates: Any) -> Any:
+    """Of a run, (R,); those without an episode or object repeat others of the run.
+
+    >>> filled(np.array([0.25, np.nan, 0.5, np.nan]))
+    array([0.25, 0.25, 0.5 , 0.5 ])
+    """
+    lacking = np.isnan(replicates)
+    if lacking.all() or not lacking.any():
+        return replicates
+    found = replicates.copy()
+    found[lacking] = np.resize(replicates[~lacking], lacking.sum())
+    return found
 
 
 def _j(runs: list[Mapping[str, Any]], frames: list[pd.DataFrame]) -> list[Any]:

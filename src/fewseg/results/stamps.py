@@ -10,19 +10,31 @@ import fewseg
 from fewseg.results.files import content_id, read_plan, write_text
 
 Made = Literal["summary", "report"]
+_FILES: dict[Made, tuple[str, ...]] = {
+    "summary": ("summary.json", "summary.csv", "summary.md", "summary.txt", "leaderboard.json"),
+    "report": ("report.html",),
+}
 
 
 def is_current(out: Path, made: Made) -> bool:
-    """Whether nothing that goes into it has changed since ``mark_current``: runs, the plan, the package's code."""
+    """Whether it is there, and nothing that goes into it has changed since: runs, curves, the plan, our own code."""
     try:
-        return (out / f".{made}.stamp").read_text(encoding="utf-8") == stamp(out)
+        same = (out / f".{made}.stamp").read_text(encoding="utf-8") == stamp(out)
     except OSError:
         return False
+    return same and all((out / name).is_file() for name in _FILES[made])
 
 
-def mark_current(out: Path, made: Made) -> None:
-    """Notes what a summary or a page was just made of."""
-    write_text(out / f".{made}.stamp", stamp(out))
+def mark_current(out: Path, made: Made, stamped: str) -> None:
+    """Notes what a summary or a page was made of.
+
+    Args:
+        out: the benchmark's folder.
+        made: which of the two.
+        stamped: ``stamp`` before the first file was read, as in ``Board.stamped``: a run that finishes while it is made
+            may be left out, and then it is not current.
+    """
+    write_text(out / f".{made}.stamp", stamped)
 
 
 def stamp(out: Path) -> str:
@@ -44,3 +56,6 @@ def _parts(out: Path) -> Iterator[Any]:
             except OSError:
                 continue
             yield run, file, found.st_mtime_ns, found.st_size
+    for curve in sorted(out.glob("trainings/*/curve.csv")):
+        found = curve.stat()
+        yield curve.parent.name, found.st_mtime_ns, found.st_size

@@ -13,6 +13,7 @@ from typing import Any
 from fewseg.errors import FewsegError
 from fewseg.results.board import Board, read_board
 from fewseg.results.files import plain, write_json, write_text
+from fewseg.results.leaderboard import Line, main_figure
 from fewseg.results.stamps import mark_current
 from fewseg.results.tables import (
     cells,
@@ -22,6 +23,7 @@ from fewseg.results.tables import (
     explained,
     markdown,
     table,
+    ties,
     training_notes,
 )
 
@@ -55,7 +57,8 @@ def in_the_terminal(board: Board) -> str:
 def summarise(out: Path, folds_expected: int | None = None) -> Board:
     """Writes ``summary.json``, ``.csv``, ``.md`` and ``.txt`` of the done runs in ``out``, and returns their board.
 
-    ``summary.txt`` is what the terminal shows.
+    ``summary.txt`` is what the terminal shows. ``leaderboard.json`` has the lines of the table, with all figures,
+    intervals and ranks.
 
     Where the benchmark names a reference, ``comparisons.json`` is written too, and ``summary.md`` shows them.
 
@@ -72,6 +75,8 @@ def summarise(out: Path, folds_expected: int | None = None) -> Board:
     rows, lines, compared = board.rows, [*board.lines, *board.trivial], board.comparisons
     write_json(out / "summary.json", rows)
     write_text(out / "summary.csv", _csv(rows))
+    told_lines = {"lines": board.lines, "trivial": board.trivial}
+    write_json(out / "leaderboard.json", {name: [*map(_of_line, of)] for name, of in told_lines.items()})
     trained = "".join(f"\n\nTraining: {note}." for note in training_notes(rows))
     told = "\n\n".join(explained(lines))
     body = f"{markdown(*cells(lines))}\n\n{told}{trained}" if lines else "No finished run."
@@ -89,8 +94,17 @@ def summarise(out: Path, folds_expected: int | None = None) -> Board:
         )
     write_text(out / "summary.md", f"# {_title(rows)}\n\n{body}\n")
     write_text(out / "summary.txt", in_the_terminal(board) + "\n")
-    mark_current(out, "summary")
+    mark_current(out, "summary", board.stamped)
     return board
+
+
+def _of_line(line: Line) -> dict[str, Any]:
+    """A line as plain data: its runs by name, its rank with the letter of its ties."""
+    found = {field.name: getattr(line, field.name) for field in dataclasses.fields(line)}
+    rank, clicks = line.rank, line.clicks
+    found["rank"] = None if rank is None else {**rank._asdict(), "ties": ties(rank.group)}
+    found["clicks"] = None if clicks is None else clicks._asdict()
+    return found | {"ranked_by": main_figure(line.task), "runs": [run["run"] for run in line.runs]}
 
 
 def _title(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fewseg.functional.ranking import LEAST_CLUSTERS
+from fewseg.functional.trivial import ALL_BACKGROUND, TRUE_BOX
 from fewseg.results.compare import Comparison
-from fewseg.results.leaderboard import FIGURES, Line, of_instances, of_videos
+from fewseg.results.leaderboard import FIGURES, Line, main_figure, of_instances, of_videos
 from fewseg.results.resampling import mean
 
 _SHARES = {"guidance_within", "guidance_between"}  # may be tiny, so tables show significant digits and not decimals
@@ -81,18 +83,21 @@ _INSTANCE_SETTING = (
     "mIoU: that of the union of what is found. K: references, crops of other objects. Of folds: AP50 of boxes / masks."
 )
 _SPLIT = (
-    "Sd seeds: standard deviation of one training's mIoU from seed to seed; sd episodes: from one draw of query\n"
-    "images to the next; sd both: what one seed gains on one draw and another one does not."
+    "Sd seeds: standard deviation of one training's {by} from seed to seed; sd episodes: from one draw of {drawn}\n"
+    "to the next; sd both: what one seed gains on one draw and another one does not. An estimate below 0 counts as 0;\n"
+    "with few seeds the first is rough."
 )
 _RANKED = (
-    "Rank: the places that a method may have in its setting by {by}, 95 % for all methods at once: paired bootstrap\n"
-    "over {drawn}, corrected for the number of comparisons; without the variation of training. Ties: A for the best\n"
-    "and all that cannot be told from it, B for the best of the rest and those that cannot be told from that one."
+    "Rank: the places that a method may have in its setting by {by}, made to hold for all methods at once in about\n"
+    "95 % of cases: paired bootstrap over {drawn}, corrected for the number of comparisons and for that of {drawn};\n"
+    "without the variation of training. Ties: A for the best and all that cannot be told from it, B for the best of\n"
+    "the rest and those that cannot be told from that one. A figure that varies much may be in A, for it cannot be\n"
+    "told from the best, while a higher one that varies less is in B."
 )
-_TRIVIAL = (
-    "All background, all foreground and true box (the smallest rectangle around the truth) are what these answers\n"
-    "would score in the same episodes; they read no support."
-)
+_UNRANKED = f"No ranks where a fold has fewer than {LEAST_CLUSTERS} {{drawn}}: they would not hold."
+_TRIVIAL = "{answers} are what these answers would score in the same episodes; they read no support."
+_NO_BOX = "Rows of earlier versions have no true box."
+_GIVEN = "Those of one K or P are of the settings with it: they do not ask the same as the others."
 _ABSENT = (
     "Some queries do not show the class: mIoU, present: of those that do; false alarms: share of the others where\n"
     "anything is found; false area: the mean share of their pixels; presence: balanced accuracy of finding anything\n"
@@ -108,6 +113,8 @@ _COMPARED = (
 def explained(lines: Sequence[Line]) -> list[str]:
     """What the figures of a leaderboard mean, in paragraphs."""
     told = [] if of_videos(lines) or of_instances(lines) else [_IMAGES]
+    kinds = {of_videos([line]) for line in lines}
+    drawn = "query images or videos" if len(kinds) > 1 else "videos" if of_videos(lines) else "query images"
     if any(line.clicks for line in lines):
         told.append(CLICKED)
     if any("jf_mean" in line.figures for line in lines):
@@ -125,19 +132,37 @@ def explained(lines: Sequence[Line]) -> list[str]:
         of = " of positive IU" if of_videos(lines) else ""
         told.append(f"Std over seeds{of}: standard deviation (n - 1) of the mean over folds, as the seed varies.")
     if any("sd_seeds" in line.figures for line in lines):
-        told.append(_SPLIT)
+        told.append(_SPLIT.format(by=ranked_by(lines), drawn=drawn))
     if any(line.rank for line in lines):
-        told.append(_RANKED.format(by=ranked_by(lines), drawn="videos" if of_videos(lines) else "query images"))
+        told.append(_RANKED.format(by=ranked_by(lines), drawn=drawn))
+    if any(line.n_clusters is not None and line.n_clusters < LEAST_CLUSTERS for line in lines):
+        told.append(_UNRANKED.format(drawn=drawn))
     if any(line.trivial for line in lines):
-        told.append(_TRIVIAL)
+        told.append(_trivial_in_words([line for line in lines if line.trivial]))
     if any("false_alarm" in line.figures for line in lines):
         told.append(_ABSENT)
     return told
 
 
+def _trivial_in_words(lines: Sequence[Line]) -> str:
+    """What trivial answers are, those that are there."""
+    box = f"{TRUE_BOX} (the smallest rectangle around the truth)"
+    known = [box if name == TRUE_BOX else name for name in dict.fromkeys(line.config for line in lines)]
+    answers = ", ".join(known[:-1]) + " and " + known[-1]
+    told = [_TRIVIAL.format(answers=answers[0].upper() + answers[1:])]
+    with_box = sum(line.config == TRUE_BOX for line in lines)
+    told += [_NO_BOX] * (with_box < sum(line.config == ALL_BACKGROUND for line in lines))
+    return "\n".join([*told, *([_GIVEN] * any(any(line.given) for line in lines))])
+
+
+_BY = {"miou": "mIoU", "j_mean": "mean J", "ap50_boxes": "AP50 of boxes"}
+
+
 def ranked_by(lines: Sequence[Line]) -> str:
-    """What methods are ranked by, in words."""
-    return "mean J" if of_videos(lines) else "AP50 of boxes" if of_instances(lines) else "mIoU"
+    """What methods are ranked by, in words; of several tasks, what each is."""
+    found = [name for name in _BY if any(main_figure(line.task) == name for line in lines)]
+    where = {"miou": "", "j_mean": " of videos", "ap50_boxes": " of instances"}
+    return ", ".join(_BY[name] + where[name] * (len(found) > 1) for name in found or _BY)
 
 
 def compared_in_words(found: Sequence[Comparison]) -> str:
@@ -220,12 +245,14 @@ def cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     if not lines or any("seconds_per_video" not in line.figures for line in lines):
         extra.append("seconds_per_episode")  # of videos it is s/video
     ranks = _RANK if any(line.rank for line in lines) else []
+    seeds = _SEEDS if any(line.n_seeds > 1 for line in lines) else []
     heads = [
         *wide,
         "config",
         "protocol",
         "K",
         "P",
+        *seeds,
         *(f"fold {fold}" for fold in folds),
         "mIoU",
         "95 % interval",
@@ -244,6 +271,7 @@ def cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
                 line.config,
                 line.protocol,
                 *_given(line),
+                *_seeds(line)[: len(seeds)],
                 *(_number(line.folds.get(fold)) for fold in folds),
                 _number(line.miou),
                 _range(line.ci95),
@@ -257,7 +285,7 @@ def cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
 
 _VIDEO_FIGURES = (  # in the order of their columns
     *("jf_mean", "jf_ci95", "j_mean", "j_recall", "j_decay", "f_mean", "f_recall", "f_decay"),
-    *("positive_iou", "miou_std_seeds"),
+    *("positive_iou", "miou_std_seeds", "sd_seeds", "sd_episodes", "sd_both"),
     *("seconds_per_video", "seconds_per_frame", "seconds_guide_per_video", "seconds_per_update"),
 )
 
@@ -269,19 +297,21 @@ def _video_cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     known = {name for line in lines for name in line.figures} | {"jf_ci95" for line in lines if line.jf_ci95}
     shown, notes = [name for name in _VIDEO_FIGURES if name in known], any(line.note for line in lines)
     ranks = _RANK if any(line.rank for line in lines) else []
+    seeds = _SEEDS if any(line.n_seeds > 1 for line in lines) else []
     wide.insert(wide.index("protocol") if "protocol" in wide else len(wide), "config")
     body = []
     for line in lines:
         figures = {name: figure_text(name, line.figures.get(name)) for name in shown}
         if "jf_ci95" in figures:
             figures["jf_ci95"] = _range(line.jf_ci95)
-        setting = [*(getattr(line, name) for name in wide), *_given(line)]
+        setting = [*(getattr(line, name) for name in wide), *_given(line), *_seeds(line)[: len(seeds)]]
         body.append([*setting, *figures.values(), *_ranked(line)[: len(ranks)], *([line.note] * notes)])
-    return [*wide, "K", "P", *(names[name] for name in shown), *ranks, *(["note"] * notes)], body
+    return [*wide, "K", "P", *seeds, *(names[name] for name in shown), *ranks, *(["note"] * notes)], body
 
 
 _INSTANCE_FIGURES = (  # in the order of their columns
     *("ap50_boxes", "ap50_boxes_ci95", "ap50", "ap50_ci95", "ap_boxes", "ap", "miou"),
+    *("sd_seeds", "sd_episodes", "sd_both"),
     *("seconds_per_episode", "seconds_per_update"),
 )
 
@@ -295,6 +325,7 @@ def _instance_cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     names |= {"miou": "mIoU", "seconds_per_episode": "s/episode"}
     notes = any(line.note for line in lines)
     ranks = _RANK if any(line.rank for line in lines) else []
+    seeds = _SEEDS if any(line.n_seeds > 1 for line in lines) else []
     found = []
     for line in lines:
         figures = {name: figure_text(name, value) for name, value in line.figures.items() if name in names}
@@ -304,10 +335,11 @@ def _instance_cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     body = []
     for line, figures in zip(lines, found, strict=True):
         setting = [*(getattr(line, name) for name in wide), line.config, line.protocol, *_given(line)[:1]]
+        setting += _seeds(line)[: len(seeds)]
         of_folds = [_ap50_of_fold([run for run in line.runs if run["fold"] == fold]) for fold in folds]
         values = [*of_folds, *(figures.get(name, "") for name in shown), *_ranked(line)[: len(ranks)]]
         body.append([*setting, *values, *([line.note] * notes)])
-    heads = [*wide, "config", "protocol", "K", *(f"fold {fold}" for fold in folds)]
+    heads = [*wide, "config", "protocol", "K", *seeds, *(f"fold {fold}" for fold in folds)]
     return [*heads, *(names[name] for name in shown), *ranks, *(["note"] * notes)], body
 
 
@@ -316,7 +348,7 @@ def _ap50_of_fold(runs: Sequence[dict[str, Any]]) -> str:
     return " / ".join(_number(mean(run[name] for run in scored)) for name in ("ap50_boxes", "ap50") if scored)
 
 
-_RANK = ["rank", "ties"]
+_RANK, _SEEDS = ["rank", "ties"], ["seeds"]
 
 
 def _ranked(line: Line) -> list[str]:
@@ -341,8 +373,13 @@ def ties(group: int) -> str:
 
 
 def _given(line: Line) -> list[str]:
-    """K and P as text; a trivial answer reads no support."""
-    return ["", ""] if line.trivial else [str(line.n_shot), points(line.n_points)]
+    """K and P as text; of a trivial answer, which reads no support, only where they change what is asked."""
+    return [*line.given] if line.trivial else [str(line.n_shot), points(line.n_points)]
+
+
+def _seeds(line: Line) -> list[str]:
+    """The number of seeds as text; a trivial answer has none."""
+    return ["" if line.trivial else str(line.n_seeds)]
 
 
 def points(n_points: int | None) -> str:
