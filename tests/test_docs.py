@@ -155,7 +155,7 @@ def test_the_table_of_layers_is_the_house():
 
 def test_every_key_of_a_benchmark_file_is_described():
     text = (ROOT / "experiments" / "README.md").read_text()
-    keys = {*benchmark.grid.KEYS, *(f"training.{key}" for key in benchmark.grid.TRAINING_KEYS)}
+    keys = {*benchmark.grid.KEYS, *(f"training.{key}" for key in benchmark.reading.TRAINING_KEYS)}
     keys |= {f"methods.<name>.{key}" for key in benchmark.grid.METHOD_KEYS}
     assert {key for key in keys if f"| `{key}` |" not in text} == set()
 

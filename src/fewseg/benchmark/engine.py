@@ -20,6 +20,7 @@ from fewseg.benchmark import timings
 from fewseg.benchmark.grid import Plan, Run, Training, plan, self_contained
 from fewseg.benchmark.jobs import WORKERS, Event, Executor, Failure, Job, Runner
 from fewseg.benchmark.local import LocalExecutor
+from fewseg.benchmark.reading import check_executor
 from fewseg.benchmark.runner import LightningRunner
 from fewseg.errors import FewsegError
 
@@ -52,10 +53,7 @@ def execute(
         The exit status: 0, or 1 where a run failed or no row came out.
     """
     grid = plan(path)
-    if workers is not None and workers < 1:
-        raise FewsegError("--workers", workers, "at least 1", "raise it")
-    if ray_address is not None and executor != "ray":
-        raise FewsegError("--ray-address", ray_address, "--executor ray beside it", "add --executor ray")
+    check_executor(workers, executor, ray_address)
     doer = runner or LightningRunner()
     todo = [run for run in grid.runs if not results.is_done(out / run.id)]
     doer.check(todo, {one.id: one for one in grid.pretrainings})
