@@ -247,10 +247,12 @@ def test_a_runner_that_cannot_travel_is_refused_and_one_that_does_not_arrive_fai
 def test_an_interrupt_ends_everything_and_leaves_what_is_finished(grid, tmp_path, undisturbed):
     out, note = tmp_path / "out", tmp_path / "note"
     note.mkdir()
-    process = command(grid, out, {"pause": 0.3, "note": str(note)}, workers=2)
+    hold = tmp_path / "hold"
+    process = command(grid, out, {"pause": 0.6, "note": str(note), "hold": str(hold)}, workers=2)
     deadline = time.monotonic() + 60
     while not list(note.glob("guided*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.02)
+    hold.write_text("")  # it does not end by itself now
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     status, _, errors = finish(process)
     assert status == 130

@@ -156,7 +156,9 @@ def test_videos_without_truth_have_frames(tmp_path):
 
 
 def predict(folder, data, videos=None):
-    trainer = SimpleNamespace(log_dir=str(folder), default_root_dir="", datamodule=data, is_global_zero=True)
+    trainer = SimpleNamespace(
+        log_dir=str(folder), default_root_dir="", logger=None, datamodule=data, is_global_zero=True
+    )
     callback = WritePredictions()
     callback.on_predict_start(trainer, torch.nn.Identity())
     for i, one in enumerate(videos or data.videos.values()):
@@ -190,7 +192,9 @@ def test_a_video_is_written_as_it_comes(tmp_path):
         raise ZeroDivisionError
 
     data = Data([video()])
-    trainer = SimpleNamespace(log_dir=str(tmp_path), default_root_dir="", datamodule=data, is_global_zero=True)
+    trainer = SimpleNamespace(
+        log_dir=str(tmp_path), default_root_dir="", logger=None, datamodule=data, is_global_zero=True
+    )
     callback = WritePredictions()
     callback.on_predict_start(trainer, torch.nn.Identity())
     with pytest.raises(ZeroDivisionError):
