@@ -453,7 +453,7 @@ def test_the_same_grid_again_does_nothing(grid, capsys):
 def test_the_report_shows_films_and_accuracy_against_time(grid):
     text = (grid.out / "report.html").read_text()
     assert "<h2>Accuracy against time</h2>" in text
-    films = re.findall(r'<img src="data:image/webp;base64,([^"]+)"', text)
+    films = re.findall(r'<img id="[^"]+" src="data:image/webp;base64,([^"]+)"', text)
     assert len(films) == 2 * (5 + 1), "for each video a strip of every method, and the truth"
     for name in ("guided", "panet", "fgbg", "osvos", "osvos+5"):
         assert re.search(rf"{re.escape(name)}, J \d\.\d{{3}}</div>", text), name
