@@ -66,7 +66,13 @@ def command(grid, out, runner=None, **options):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_heeds_interrupts,
     )
+
+
+def _heeds_interrupts():
+    """A shell's background jobs ignore interrupts, and so does all that they start, these tests included."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process, limit=120):
