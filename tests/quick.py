@@ -187,6 +187,16 @@ def _refuse():
     raise FewsegError("a package", "nothing", "one that this machine has", "install it")
 
 
+def contents(out):
+    """Every file by its path; a parquet file as its rows, for its bytes are those of a version."""
+    found = {}
+    for path in sorted(out.rglob("*")):
+        if path.is_file():
+            whole = results.read_rows(path).to_csv() if path.suffix == ".parquet" else path.read_bytes()
+            found[str(path.relative_to(out))] = None if path.name == ".summary.stamp" else whole  # of file times
+    return found
+
+
 class InProcess:
     """An executor without processes."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import quick
-from fewseg import benchmark, results
+from fewseg import benchmark
 from fewseg.benchmark import engine, jobs
 
 HERE = Path(__file__).parent
@@ -30,16 +30,6 @@ def grid(tmp_path_factory):
     return quick.write_grid(tmp_path_factory.mktemp("grid"), methods=methods, **changes)
 
 
-def contents(out):
-    """Every file by its path; rows instead of the bytes of a parquet file."""
-    found = {}
-    for path in sorted(out.rglob("*")):
-        if path.is_file():
-            whole = results.read_rows(path).to_csv() if path.suffix == ".parquet" else path.read_bytes()
-            found[str(path.relative_to(out))] = None if path.name == ".summary.stamp" else whole  # of file times
-    return found
-
-
 def crash(grid, folder, *how):
     """What ``crashes.py`` lists of every kill; its folders are in ``folder``."""
     command = [sys.executable, str(HERE / "crashes.py"), str(grid), str(folder), *how]
@@ -50,13 +40,13 @@ def crash(grid, folder, *how):
 
 def check(out, undisturbed, finished, after):
     """A completed folder is the undisturbed one, and what was finished before was not done again."""
-    assert contents(out) == undisturbed
+    assert quick.contents(out) == undisturbed
     assert {name: after[name] for name in finished} == finished, "what was finished was repeated"
 
 
 def test_a_kill_at_any_change_of_a_file_loses_nothing_and_repeats_nothing(grid, tmp_path):
     kills = crash(grid, tmp_path)
-    undisturbed = contents(tmp_path / "whole")
+    undisturbed = quick.contents(tmp_path / "whole")
     assert len(json.loads(undisturbed["summary.json"])) == 2
     assert len(kills) >= 50
     changed = {
@@ -74,7 +64,7 @@ def test_a_kill_at_any_change_of_a_file_loses_nothing_and_repeats_nothing(grid, 
 
 def test_a_full_disk_ends_in_one_line_and_room_completes_the_folder(grid, tmp_path):
     ends = crash(grid, tmp_path, "full")
-    undisturbed = contents(tmp_path / "whole")
+    undisturbed = quick.contents(tmp_path / "whole")
     assert len(ends) >= 10
     for entry in ends:
         assert entry["ended"] in (1, 2), (entry["at"], entry["said"][-2000:])
@@ -104,7 +94,7 @@ def test_kills_of_real_workers_at_changes_of_files_and_at_random_moments(tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_executor", lambda name, out, runner, *rest: quick.InProcess(out, runner))
         assert benchmark.execute(grid, whole, runner=quick.Quick()) == 0
-    undisturbed = contents(whole)
+    undisturbed = quick.contents(whole)
     chance = random.Random(7)
     done, kills, by_worker = {}, 0, 0
     for attempt in range(5):
@@ -132,7 +122,7 @@ def test_kills_of_real_workers_at_changes_of_files_and_at_random_moments(tmp_pat
     assert benchmark.execute(grid, out, workers=2, runner=quick.Quick()) == 0
     now = finished(out)
     assert {path: now[path] for path in done} == done
-    assert contents(out) == undisturbed
+    assert quick.contents(out) == undisturbed
 
 
 def until(found, limit=30):

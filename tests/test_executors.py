@@ -42,16 +42,6 @@ def undisturbed(grid, tmp_path_factory):
     return out
 
 
-def contents(out):
-    """Every file by its path, parquet as rows (its bytes are those of a version)."""
-    found = {}
-    for path in sorted(out.rglob("*")):
-        if path.is_file():
-            whole = results.read_rows(path).to_csv() if path.suffix == ".parquet" else path.read_bytes()
-            found[str(path.relative_to(out))] = None if path.name == ".summary.stamp" else whole  # of file times
-    return found
-
-
 def ids(out, start):
     return [path.parent.name for path in out.glob(f"{start}*/metrics.json")]
 
@@ -120,7 +110,7 @@ def disturb(grid, tmp_path, capsys, undisturbed, name, run):
     assert len(json.loads((out / "summary.json").read_text())) == 3
     finished = {path: path.stat().st_mtime_ns for path in out.rglob("metrics.json")}
     assert run(out, quick.Quick()) == 0
-    assert contents(out) == contents(undisturbed)
+    assert quick.contents(out) == quick.contents(undisturbed)
     assert all(path.stat().st_mtime_ns == before for path, before in finished.items())
 
 
@@ -266,7 +256,7 @@ def test_an_interrupt_ends_everything_and_leaves_what_is_finished(grid, tmp_path
     pids = {pid for pid, *_ in notes(note, "")}
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     assert benchmark.execute(grid, out, workers=1, runner=quick.Quick()) == 0
-    assert contents(out) == contents(undisturbed)
+    assert quick.contents(out) == quick.contents(undisturbed)
 
 
 # the local executor's own decisions, on workers that the test itself plays
@@ -529,14 +519,14 @@ def test_a_worker_elsewhere_goes_on_from_a_checkpoint(cluster, grid, tmp_path, u
     assert benchmark.execute(grid, out, runner=quick.Quick()) == 0
     assert (out / "trainings" / one.id / "checkpoint" / "model.safetensors").read_text() == "resumed"
     assert not last.exists()
-    assert set(contents(out)) == set(contents(undisturbed))
+    assert set(quick.contents(out)) == set(quick.contents(undisturbed))
 
 
 def test_a_command_joins_a_ray_and_leaves_it_running(cluster, grid, tmp_path, undisturbed):
     out = tmp_path / "out"
     status, _, errors = finish(command(grid, out, executor="ray", ray_address=cluster))
     assert status == 0, errors
-    assert contents(out) == contents(undisturbed)
+    assert quick.contents(out) == quick.contents(undisturbed)
     assert not errors
     import ray
 
@@ -561,7 +551,7 @@ def test_a_killed_command_with_a_ray_of_its_own_goes_on_and_ends_that_ray_in_sil
     assert not errors
     assert "again" not in printed
     assert "raylet" not in printed
-    assert contents(out) == contents(undisturbed)
+    assert quick.contents(out) == quick.contents(undisturbed)
     assert {path: path.stat().st_mtime_ns for path in done} == done
     tried = Counter(path.name.rpartition(".")[0] for path in note.iterdir())
     assert len(tried) == 7
@@ -601,7 +591,7 @@ def test_lightning_gives_the_same_numbers_by_both_executors(cluster, tmp_path):
         assert len(found) == 1
         assert "1 thread(s)" in found[0]["device"] or (os.cpu_count() or 1) > 2
     assert rows[0] == rows[1]
-    assert set(contents(tmp_path / "local")) == set(contents(tmp_path / "ray"))
+    assert set(quick.contents(tmp_path / "local")) == set(quick.contents(tmp_path / "ray"))
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379", "ray://127.0.0.1:10001", "6379"])
