@@ -87,6 +87,11 @@ def finished(out):
     return {path: path.stat().st_mtime_ns for path in out.rglob("metrics.json")}
 
 
+def listed(out):
+    """All folders with their files; a run's folder may vanish meanwhile, when it is evaluated anew."""
+    return [(place, sorted(files)) for place, _, files in os.walk(out)]
+
+
 def test_kills_of_real_workers_at_changes_of_files_and_at_random_moments(tmp_path, monkeypatch):
     """One folder is killed again and again, its main process and its workers together, until it is complete."""
     grid = quick.write_grid(tmp_path, shots=[1, 2, 3], folds=[0, 1])
@@ -102,8 +107,8 @@ def test_kills_of_real_workers_at_changes_of_files_and_at_random_moments(tmp_pat
         process = start(grid, out, {"pause": 0.05, "kill_at": 3 + attempt if at_operation else None}, workers=2)
         if not at_operation:
             deadline = time.monotonic() + 30
-            marks = set(out.rglob("*"))
-            while set(out.rglob("*")) == marks and process.poll() is None and time.monotonic() < deadline:
+            marks = listed(out)
+            while listed(out) == marks and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.01)
             time.sleep(chance.uniform(0, 1.2))
             with contextlib.suppress(ProcessLookupError):

@@ -88,7 +88,7 @@ def _run(
             failures = run_jobs(jobs, out, where, grid)
         timings.record(grid, out)
     if not results.is_current(out, "summary"):
-        results.summarise(out, grid.n_folds)
+        results.summarise(out)
     print((out / "summary.txt").read_text(encoding="utf-8"), end="")
     return failures, results.collect(out)
 

@@ -69,14 +69,13 @@ _PICTURES = 2_000_000  # characters of the pictures that are shown at once
 _POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
-def build_report(out: Path, folds_expected: int | None = None) -> Path:
+def build_report(out: Path) -> Path:
     """Writes ``<out>/report.html`` from the finished runs in ``out``; it needs no server and no network.
 
     Sections without data are absent.
 
     Args:
         out: the benchmark's folder.
-        folds_expected: as in ``results.leaderboard``.
 
     Returns:
         the path of the page.
@@ -84,7 +83,7 @@ def build_report(out: Path, folds_expected: int | None = None) -> Path:
     Raises:
         FewsegError: ``out`` holds a foreign ``metrics.json`` or rows of another schema.
     """
-    board = read_board(out, folds_expected)
+    board = read_board(out)
     lines = board.lines
     style = styles(sorted({line.config for line in lines}))
     album = Album(_PICTURES)

@@ -44,24 +44,25 @@ class Board:
     stamped: str
 
 
-def read_board(out: Path, folds_expected: int | None = None) -> Board:
+def read_board(out: Path) -> Board:
     """The board of the finished runs in a folder; reads every file of rows once, and nothing that it has just read.
+
+    How many folds a whole benchmark has is what the folder's plan says, or else the rows.
 
     Args:
         out: the benchmark's folder.
-        folds_expected: folds of a whole benchmark; by default what the plan says, or else the rows.
 
     Raises:
         FewsegError: a foreign ``metrics.json``, or rows of another schema.
     """
-    return _read(out, folds_expected or read_plan(out).get("n_folds"), stamp(out))
+    return _read(out, stamp(out))
 
 
 @functools.lru_cache(1)
-def _read(out: Path, folds_expected: int | None, stamped: str) -> Board:
+def _read(out: Path, stamped: str) -> Board:
     rows = collect(out)
     drawn = resample(rows, out)
-    lines = lines_of(rows, drawn, folds_expected)
+    lines = lines_of(rows, drawn, read_plan(out).get("n_folds"))
     compared = comparisons_of(rows, drawn, reference_of(out))
     return Board(rows, ranked(lines, drawn), trivial_lines(lines, drawn), compared, stamped)
 

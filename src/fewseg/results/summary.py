@@ -54,7 +54,7 @@ def in_the_terminal(board: Board) -> str:
     return "\n".join([*filter(None, told), *(f"training: {note}" for note in training_notes(board.rows))])
 
 
-def summarise(out: Path, folds_expected: int | None = None) -> Board:
+def summarise(out: Path) -> Board:
     """Writes ``summary.json``, ``.csv``, ``.md`` and ``.txt`` of the done runs in ``out``, and returns their board.
 
     ``summary.txt`` is what the terminal shows. ``leaderboard.json`` has the lines of the table, with all figures,
@@ -64,14 +64,13 @@ def summarise(out: Path, folds_expected: int | None = None) -> Board:
 
     Args:
         out: the benchmark's folder.
-        folds_expected: as in ``read_board``.
 
     Raises:
         FewsegError: ``out`` is no folder, or holds a foreign ``metrics.json`` or rows of another schema.
     """
     if not out.is_dir():
         raise FewsegError("out", out, "the folder of a benchmark", "name the --out of a `fewseg benchmark`")
-    board = read_board(out, folds_expected)
+    board = read_board(out)
     rows, lines, compared = board.rows, [*board.lines, *board.trivial], board.comparisons
     write_json(out / "summary.json", rows)
     write_text(out / "summary.csv", _csv(rows))
