@@ -117,6 +117,8 @@ def packed(runner: Runner, dumps: Callable[[Runner], bytes] = pickle.dumps) -> b
         raise FewsegError("runner", got, "an object that can travel", "define its class at a module's top") from None
 
 
+# Reads nothing but what ``packed`` made in the benchmark's own process, from its pipe or from Ray; here and not there,
+# so that a runner that cannot be loaded fails its job in one line instead of ending the worker.
 _unpacked = functools.lru_cache(maxsize=1)(pickle.loads)
 
 

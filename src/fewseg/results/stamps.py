@@ -43,7 +43,7 @@ def stamp(out: Path) -> str:
 
 
 def _parts(out: Path) -> Iterator[Any]:
-    for path in Path(fewseg.__file__).parent.rglob("*.*"):
+    for path in sorted(Path(fewseg.__file__).parent.rglob("*.*")):
         if path.suffix in (".py", ".css", ".js"):
             yield str(path), path.stat().st_mtime_ns
     for name in ("plan.json", "benchmark.yaml"):
